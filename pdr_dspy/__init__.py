@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         distiller,
         preset,
     )
-    from pdr_dspy.operators.loop import Stop
+    from pdr_dspy.operators.outcome import Stop
     from pdr_dspy.search import PDROptimizer, Space, axis
     from pdr_dspy.serving import connect
     from pdr_dspy.verifiers import Score, Verifier, as_verifier, verifier

@@ -16,7 +16,7 @@ from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators import Operator
 from pdr_dspy.operators.schedule import Schedule
 from programs import countdown
-from studies.study import ApiBase, Embedded, LinesOnly, RunDir, Study, eight_drafts, go
+from studies.study import ApiBase, Embedded, LinesOnly, RunDir, Study, eight_drafts, go, go_pilots, pilot
 
 BASE = Schedule(widths=(1,), kappa=512, draft_tokens=128, refine_tokens=128, temperature=0.8)
 LEVELS = {
@@ -46,13 +46,6 @@ def study(limit: int = LIMIT, level: str = LEVEL, seed: int = 0) -> Study:
     return Study("countdown", programs(), puzzles, countdown.verifier())
 
 
-def pilot(level: str) -> Study:
-    """Ten other puzzles of a level: one pass and eight drafts only."""
-    made = study(10, level, seed=1)
-    few = {name: made.programs[name] for name in ("best of 8", "one pass")}
-    return Study(f"pilot-countdown-{level}", few, made.examples, made.verifier)
-
-
 @resuming
 def main(
     limit: Annotated[int, typer.Option(help="Puzzles.")] = LIMIT,
@@ -64,12 +57,11 @@ def main(
     lines_only: LinesOnly = False,
 ) -> None:
     """Run what is missing of the study, and write its lines to studies/rows."""
-    if not run_pilot:
+    if run_pilot:
+        pilots = {name: pilot(study(10, name, seed=1), name) for name in LEVELS}
+        go_pilots(pilots, embedded, api_base, run_dir, lines_only=lines_only)
+    else:
         go(study(limit, level), embedded, api_base, run_dir, lines_only=lines_only)
-        return
-    for name in LEVELS:
-        place = None if run_dir is None else run_dir / name
-        go(pilot(name), embedded, api_base, place, lines_only=lines_only, keep_lines=False)
 
 
 if __name__ == "__main__":

@@ -17,15 +17,16 @@ from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators import Operator
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.verifiers import ExactVerifier
-from studies.study import ApiBase, Embedded, LinesOnly, RunDir, Study, go
+from studies.study import ApiBase, Embedded, LinesOnly, RunDir, Study, go, go_pilots, pilot
 
 BASE = Schedule(widths=(1,), kappa=384, draft_tokens=128, refine_tokens=128, temperature=0.8)
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "family": ("rg:family_relationships", {}),
     "haystack": ("rg:needle_haystack", {"min_num_statements": 20, "max_num_statements": 40}),
+    "short": ("rg:needle_haystack", {"min_num_statements": 3, "max_num_statements": 6}),
 }
-"""reasoning-gym's task, and its options: who is whom to whom in a family, and which of many people does something."""
-KIND = "family"
+"""reasoning-gym's task, and its options: who is whom to whom in a family, and which of some people does something."""
+KIND = "short"
 LIMIT = 60
 
 
@@ -59,13 +60,6 @@ def study(limit: int = LIMIT, kind: str = KIND, seed: int = 0) -> Study:
     return Study("extraction", programs(), texts, ExactVerifier(ignore_case=True))
 
 
-def pilot(kind: str) -> Study:
-    """Ten other texts of a kind: one pass and eight drafts only."""
-    made = study(10, kind, seed=1)
-    few = {name: made.programs[name] for name in ("vote of 8", "one pass")}
-    return Study(f"pilot-extraction-{kind}", few, made.examples, made.verifier)
-
-
 @resuming
 def main(
     limit: Annotated[int, typer.Option(help="Texts.")] = LIMIT,
@@ -77,12 +71,11 @@ def main(
     lines_only: LinesOnly = False,
 ) -> None:
     """Run what is missing of the study, and write its lines to studies/rows."""
-    if not run_pilot:
+    if run_pilot:
+        pilots = {name: pilot(study(10, name, seed=1), name) for name in KINDS}
+        go_pilots(pilots, embedded, api_base, run_dir, lines_only=lines_only)
+    else:
         go(study(limit, kind), embedded, api_base, run_dir, lines_only=lines_only)
-        return
-    for name in KINDS:
-        place = None if run_dir is None else run_dir / name
-        go(pilot(name), embedded, api_base, place, lines_only=lines_only, keep_lines=False)
 
 
 if __name__ == "__main__":

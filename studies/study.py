@@ -165,6 +165,21 @@ def go(
         print(report)
 
 
+def pilot(study: Study, kind: str) -> Study:
+    """The study's eight drafts and one pass alone: to choose among kinds of questions before the study runs."""
+    few = {name: study.programs[name] for name in (next(iter(study.programs)), "one pass")}
+    return Study(f"pilot-{study.name}-{kind}", few, study.examples, study.verifier)
+
+
+def go_pilots(
+    pilots: Mapping[str, Study], embedded: str, api_base: str | None, folder: Path | None, *, lines_only: bool = False
+) -> None:
+    """`go` with the pilot of each kind, in folders of their own; their rows are in no table."""
+    for kind, one in pilots.items():
+        place = None if folder is None else folder / kind
+        go(one, embedded, api_base, place, lines_only=lines_only, keep_lines=False)
+
+
 def gather(study: Study, folder: Path, model: str) -> Path:
     """Write the lines of those programs that have run on every question, from a run folder alone: no model is asked.
 

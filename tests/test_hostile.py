@@ -28,8 +28,8 @@ from pydantic import BaseModel, TypeAdapter
 from pdr_dspy import calls
 from pdr_dspy.calls.failures import RoundFailed
 from pdr_dspy.calls.store import Rollouts
-from pdr_dspy.operators.loop import Stop
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.outcome import Stop
 from pdr_dspy.operators.strategies import PDR, SR, LongCoT
 from pdr_dspy.prompts.parse import read
 from pdr_dspy.prompts.roles import Role, check_task, derive

@@ -16,8 +16,8 @@ from pdr_dspy import calls
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.ledger import Phase
 from pdr_dspy.calls.store import Rollouts
-from pdr_dspy.operators.loop import Stop
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.outcome import Stop
 from pdr_dspy.operators.strategies import PDR, SR, LongCoT
 from pdr_dspy.prompts.roles import Role
 from pdr_dspy.testing import Completion, ScriptedLM, ScriptedRequest, count_words

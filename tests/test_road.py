@@ -15,7 +15,7 @@ from optimize.wheel_weights import SOURCES
 from pdr_dspy import artifact
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.evaluation.evaluator import evaluate
-from pdr_dspy.operators.loop import Stop
+from pdr_dspy.operators.outcome import Stop
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.operators.strategies import PDR, SR
 from pdr_dspy.serving import LlamaCppServer

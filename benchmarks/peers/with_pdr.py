@@ -1,4 +1,4 @@
-"""This library. Modes: "engine" (the asynchronous engine under the LM), "lm" (`EndpointLM.acall` with lm15 requests),
+"""This library. Modes: "engine" (`EndpointLM.send_directly`), "lm" (`EndpointLM.acall` with lm15 requests),
 "program" (`PDR.acall` of all questions concurrently), "singles" (the same, each draft a separate request) and
 "evaluate" (`pdr_dspy.evaluate`, graded by NumberVerifier).
 
@@ -34,7 +34,7 @@ def prepare(job: Job) -> Run:
         return _evaluation(job)
     if job.mode in ("program", "singles"):
         return _program(job, runner)
-    complete = lm._async.complete if job.mode == "engine" else lm.acall
+    complete = lm.send_directly if job.mode == "engine" else lm.acall
 
     def run(questions: Sequence[str]) -> Outcome:
         outcome = Outcome()

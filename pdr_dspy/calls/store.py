@@ -4,7 +4,7 @@ The address of a call is the hash of model, messages, sampling settings and seed
 record in every trial that requests it in the same way: a wider schedule pays only for its new drafts, a killed run
 resumes where it was, and a replay sends nothing.
 
-On disk a store is a folder of append-only JSONL segments, one per writing process (`segments.py`). A line is written
+On disk a store is a folder of append-only JSONL segments, one per writing process (`segments`). A line is written
 completely before the call counts as finished, and survives the end of the process; a crash of the machine can lose the
 calls finished in its last second (`files.SYNC_SECONDS`). A torn or damaged line, wherever it is, is skipped and counted
 when it is read. Texts stay on the disk: a process knows the location of each, and reads those it needs.
@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pdr_dspy.calls.ledger import FormatFate, Usage
-from pdr_dspy.calls.segments import VERSION, Segments, Spool
+from pdr_dspy.calls.segment_file import VERSION
+from pdr_dspy.calls.segments import Segments
+from pdr_dspy.calls.spool import Spool
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.runtime import postgres
 from pdr_dspy.runtime.atomic_write import local_path

@@ -138,10 +138,13 @@ class ProgressDisplay:
         done, before = 0, self._sent
         with self.bar(name, count) as update:
 
-            def show() -> None:
+            def note() -> str:
                 tokens = f"{max(paid, self._sent - before):,.0f} tokens" + (f", {saved:,.0f} saved" if saved else "")
                 tokens += self.ahead()
-                update(done, f"score {scored / seen:.2f}  {tokens}" if seen else tokens)
+                return f"score {scored / seen:.2f}  {tokens}" if seen else tokens
+
+            def show() -> None:
+                update(done, note)
 
             def progress(row: Row, now_done: int, total: int) -> None:
                 nonlocal seen, scored, paid, saved, done
@@ -153,19 +156,19 @@ class ProgressDisplay:
                 yield progress
 
     @contextmanager
-    def bar(self, name: str, count: int | None) -> Iterator[Callable[[int, str], None]]:
+    def bar(self, name: str, count: int | None) -> Iterator[Callable[[int, Callable[[], str]], None]]:
         """A callback (done, note) that draws a bar, or prints a line now and then: at each quarter, and at most once a
-        minute in between."""
+        minute in between. The note is made only where it is shown."""
         if not self.live:
             shown = [self._clock(), -1.0]
 
-            def line(done: int, note: str) -> None:
+            def line(done: int, note: Callable[[], str]) -> None:
                 share = done / count if count else 0.0
                 quarter = share - shown[1] >= 0.25 or (done == count and share > shown[1])
                 news = quarter and done > 0 and not self.sparse
                 if news or self._clock() - shown[0] >= MINUTE:
                     shown[:] = [self._clock(), share if done else -1.0]
-                    self.say(f"{name}: {done}{f'/{count}' if count else ''}  {note}")
+                    self.say(f"{name}: {done}{f'/{count}' if count else ''}  {note()}")
 
             yield line
             return
@@ -175,8 +178,8 @@ class ProgressDisplay:
         ):
             task = bars.add_task(plain(name), total=count)
 
-            def draw(done: int, note: str) -> None:
-                bars.notes = [note]
+            def draw(done: int, note: Callable[[], str]) -> None:
+                bars.notes = [note()]
                 bars.update(task, completed=done)
 
             yield draw

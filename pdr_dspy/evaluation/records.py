@@ -327,21 +327,24 @@ def lean(row: Row) -> Row:
 def _share(model: BaseModel) -> None:
     values: Any = model.__dict__  # frozen for users, not for this module
     for name, value in values.items():
-        if type(value) is str:
+        kind = type(value)
+        if kind is str:
             if len(value) < SHORT:
                 values[name] = sys.intern(value)
-        elif isinstance(value, BaseModel):
-            _share(value)
-        elif type(value) is tuple:
-            for part in value:
-                if isinstance(part, BaseModel):
+        elif kind is tuple:
+            if value and isinstance(value[0], BaseModel):
+                for part in value:
                     _share(part)
-        elif type(value) is dict and (not value or name == "how"):
-            values[name] = _EQUAL.setdefault(tuple(value.items()), value)
+        elif kind is dict:
+            if not value or name == "how":
+                values[name] = _EQUAL.setdefault(tuple(value.items()), value)
+        elif kind not in _NUMBERS and isinstance(value, BaseModel):
+            _share(value)
     given = model.__pydantic_fields_set__
     object.__setattr__(model, "__pydantic_fields_set__", _GIVEN.setdefault(frozenset(given), given))
 
 
+_NUMBERS = frozenset((int, float, bool, type(None)))
 SHORT = 64
 """Characters."""
 _GIVEN: dict[frozenset[str], set[str]] = {}

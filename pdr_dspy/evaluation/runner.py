@@ -23,9 +23,9 @@ from pdr_dspy.calls.ledger import Call, Ledger, Phase, Usage
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.evaluation.records import DraftRow, FailedCheck, RoundRow, Row
 from pdr_dspy.evaluation.texts import RowTexts, texts_of
-from pdr_dspy.operators.loop import Stop
 from pdr_dspy.operators.nested import operators_in
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.outcome import Stop
 from pdr_dspy.runtime.raised_by import in_words, raised_by
 from pdr_dspy.text import clean
 from pdr_dspy.verifiers.base import Score, Verifier

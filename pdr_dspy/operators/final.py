@@ -1,6 +1,6 @@
 """Selection of the answer among the drafts: by votes, by likeness, by checks, or both.
 
-Pure functions over the drafts of a round. Self-consistency is the plurality (Wang et al., 2022, arXiv 2203.11171);
+Pure functions over drafts. Self-consistency is the plurality (Wang et al., 2022, arXiv 2203.11171);
 best-of-N is the draft with the highest check. The medoid is minimum Bayes risk with the likeness of answers as the gain
 (Bertsch et al., 2023, "It's MBR All the Way Down", arXiv 2310.01387): a vote for answers that are hardly ever equal.
 """
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from pdr_dspy.operators import consensus
 from pdr_dspy.operators.likeness import likeness, shingles
+from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.operators.workspace import Draft
 
 
@@ -61,6 +62,29 @@ def medoid(drafts: Sequence[Draft], fields: Sequence[str]) -> Draft:
             gains[one] += counts[other] * alike
             gains[other] += counts[one] * alike
     return firsts[max(distinct, key=lambda answer: gains[answer])]
+
+
+def across(rounds: Sequence[Sequence[Draft]], fields: Sequence[str], schedule: Schedule) -> Draft:
+    """The answer of a run: the draft that `schedule.final` selects from the latest round.
+
+    A draft there that reaches `schedule.stop_at` precedes the others. With `schedule.keep` the best-checked draft of
+    all rounds is the answer if its check is higher.
+
+    Args:
+        rounds: the drafts with a readable answer, by round; at least one of all.
+        fields: the task's output fields.
+        schedule: `final`, `keep` and `stop_at`.
+    """
+    latest = next(drafts for drafts in reversed(rounds) if drafts)
+    passed = [draft for draft in latest if draft.passes(schedule.stop_at)]
+    if passed:
+        return best(passed, fields)
+    answer = BY_NAME.get(schedule.final, plurality)(latest, fields)
+    if schedule.keep:
+        highest = best([draft for drafts in reversed(rounds) for draft in drafts], fields)
+        if (highest.score or 0.0) > (answer.score or 0.0):
+            return highest
+    return answer
 
 
 BY_NAME = {"vote": plurality, "medoid": medoid, "weighted": weighted, "best": best}

@@ -7,8 +7,8 @@ appended to (arXiv 2510.01123, section 3). `fit` is the only place that enforces
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -37,6 +37,10 @@ class Checked(BaseModel):
     """The text shown to the next draft."""
     failure: str | None = None
     """Why there is no value, in one sentence."""
+
+    def reaches(self, threshold: float) -> bool:
+        """Whether the value is at least this; False without a value."""
+        return self.value is not None and self.value >= threshold
 
 
 class Draft(BaseModel):
@@ -81,6 +85,14 @@ class Draft(BaseModel):
         """Whether it has text."""
         return self.failure is None
 
+    def complete(self, fields: Iterable[str]) -> bool:
+        """Whether all of these output fields could be read."""
+        return all(name in self.outputs for name in fields)
+
+    def passes(self, threshold: float | None) -> bool:
+        """Whether its check reaches a threshold; False without a check or a threshold."""
+        return self.check is not None and threshold is not None and self.check.reaches(threshold)
+
 
 class Workspace(BaseModel):
     """The text that the next round reads besides the task, and its origin."""
@@ -99,6 +111,15 @@ class Workspace(BaseModel):
     def empty(self) -> bool:
         """Whether there is nothing to read: the next draft then starts without a workspace."""
         return not self.text
+
+
+class Carried(NamedTuple):
+    """All that a round passes on to the next: C(r) of the paper."""
+
+    workspaces: tuple[Workspace, ...] = ()
+    """The workspace of each draft of the next round; none before the first round."""
+    flaws: str = ""
+    """The flaws that a critique found in the workspace (`Schedule.critique`); empty if none."""
 
 
 def candidates(drafts: Sequence[Draft], headings: Sequence[str] = ()) -> list[str]:

@@ -12,7 +12,8 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
-from pdr_dspy.prompts.lists import in_brackets, items_of
+from pdr_dspy.prompts.inline_items import in_brackets
+from pdr_dspy.prompts.lists import items_of
 from pdr_dspy.prompts.simple import has_marks, is_simple, options_of
 from pdr_dspy.prompts.values import SCALARS, member_kinds, structured
 from pdr_dspy.text.answers import MAX_ANSWER, to_number

@@ -1,23 +1,22 @@
 r"""Lists as models write them: numbered, bulleted, one item per line, in brackets of all kinds, in a sentence.
 
-Every item must be readable, or there is no list: an incomplete list would pass for a whole one. Everything here takes
-linear time.
+Every item must be readable, or there is no list: an incomplete list would pass for a whole one. Everything takes
+linear time. `line_items` reads lists with an item on each line, `inline_items` those within a line.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from pdr_dspy.text.labels import ANSWER_KEYS, key
-from pdr_dspy.text.wrapping import tidy
+from pdr_dspy.prompts.inline_items import BRACKETS, inline, numbered_items
+from pdr_dspy.prompts.line_items import below_heading, cells_of, is_item, marked_items, without_names
 
 MAX_ITEMS = 10_000
-MAX_LINE = 20_000
+"""Maximum items of a list; a longer one is not read."""
 
-Item = Callable[[str], Any]
-"""Parses one item; None if it cannot."""
+_ENUMERATED = re.compile(r"[0-9]{1,20}、\s?[0-9]")
+"""`1、2、3`: separated, not numbered."""
 
 
 def items_of(text: str, *, numbers: bool, words: bool, nested: bool = False, decimals: bool = False) -> list[list[str]]:
@@ -37,15 +36,15 @@ def items_of(text: str, *, numbers: bool, words: bool, nested: bool = False, dec
     how = {"numbers": numbers, "words": words, "nested": nested, "decimals": decimals}
     lines = text.split("\n")
     if len([line for line in lines if line.strip()]) < 2:
-        numbered = _cells_of(lines) or _numbered(text)
-        marked = None if numbered or _ENUMERATED.match(text) else _marked(lines)
-        ways = [numbered or marked or []] if numbered or marked else _inline(text, **how)
-    elif cells := _cells_of(lines):
+        numbered = cells_of(lines) or numbered_items(text)
+        marked = None if numbered or _ENUMERATED.match(text) else marked_items(lines)
+        ways = [numbered or marked or []] if numbered or marked else inline(text, **how)
+    elif cells := cells_of(lines):
         ways = [cells]
     elif any(map(is_item, lines)):
-        items = _marked(lines) or []
-        items = items if nested else _below_heading(items)
-        ways = [_without_names(items) if numbers and not nested else items]
+        items = marked_items(lines) or []
+        items = items if nested else below_heading(items)
+        ways = [without_names(items) if numbers and not nested else items]
     else:
         ways = []
         paragraph = _paragraph(lines)
@@ -54,151 +53,11 @@ def items_of(text: str, *, numbers: bool, words: bool, nested: bool = False, dec
         goes_on = paragraph[0].rstrip().endswith((",", "，", "、"))
         if len(paragraph) > 1 and not goes_on:
             items = [line.strip().rstrip(",;，；") for line in paragraph]
-            ways.append(_without_names(items) if numbers and not nested else items)
+            ways.append(without_names(items) if numbers and not nested else items)
         one = " ".join(line.strip() for line in paragraph)
-        if len(paragraph) == 1 or goes_on or one[:1] in _BRACKETS:
-            ways += _inline(one, **how)
+        if len(paragraph) == 1 or goes_on or one[:1] in BRACKETS:
+            ways += inline(one, **how)
     return [way for way in ways if 0 < len(way) <= MAX_ITEMS and all(item.strip() for item in way)]
-
-
-# ------------------------------------------------------------------------------------------------- tables
-
-_ENUMERATED = re.compile(r"[0-9]{1,20}、\s?[0-9]")
-"""`1、2、3`: separated, not numbered."""
-_ROW = re.compile(r"\s{0,8}\|[^\n]{1,2000}\|\s*")
-_RULE = re.compile(r"[-:| \t]*-[-:| \t]*")
-
-
-def _cells_of(lines: Sequence[str]) -> list[str] | None:
-    """The cells of a table of one column, below its heading if it is ruled, or of a single row; else None."""
-    rows = [line for line in lines if line.strip()]
-    if not rows or rows[0].lstrip()[:1] != "|" or not all(_ROW.fullmatch(row) for row in rows):
-        return None
-    cells = [[cell.strip() for cell in row.strip()[1:-1].split("|")] for row in rows if not _RULE.fullmatch(row)]
-    if len(cells) == 1:
-        return cells[0]
-    if len(rows) > 2 and len(cells) == len(rows) - 1 and _RULE.fullmatch(rows[1]):
-        cells = cells[1:]
-    elif len(cells) != len(rows):
-        return None
-    return [row[0] for row in cells] if all(len(row) == 1 for row in cells) else None
-
-
-# ------------------------------------------------------------------------------------------------- one item per line
-
-_BULLET = re.compile(
-    r"(?P<indent>[ \t]*)(?:>[ \t]?)?(?:(?P<sign>-{1,2}>|=>|[-*+•–—·∙‧・‣⁃▪▫◦●○■□◆◇►▶▸▹➢➤➜→⇒✓✔✅☑★☆♦❖⦿◉»]\ufe0f?)"
-    r"|(?P<open>[(（\[]?)(?P<number>[0-9０-９]{1,4})(?P<close>[.)、:：）．\]]|[ ]?[-–](?=[ ][^\W\d]))"
-    r"|(?P<letter>[(（]?[a-zA-Z][.)）])|[(（]?(?P<roman>[ivxIVX]{1,6})[.)）]"
-    r"|(?P<han>[一二三四五六七八九十]{1,3})[、.．]|(?P<circled>[①-⑳❶-❿㊀-㊉]))"
-    r"(?P<space>[ \t]+|(?<=[、①-⑳❶-❿㊀-㊉）•●・．])[ \t]*)(?:\[[ xX✓]\][ \t]+)?(?P<item>\S.*)"
-)
-
-
-def is_item(line: str) -> bool:
-    """Whether a line is an item of a bulleted or numbered list."""
-    return _BULLET.fullmatch(line[:MAX_LINE]) is not None
-
-
-def _marked(lines: Sequence[str]) -> list[str] | None:
-    """The items of a bulleted or numbered list; lines that continue below an item are part of it."""
-    items: list[str] = []
-    first: re.Match[str] | None = None
-    blank = False
-    for place, line in enumerate(lines):
-        if not line.strip():
-            blank = True
-            continue
-        bullet = _BULLET.fullmatch(line[:MAX_LINE])
-        if first is None:
-            if bullet is None:
-                if items or not _heads(line, place):
-                    return None
-                continue
-            first = bullet
-            items.append(bullet["item"])
-        elif bullet and len(bullet["indent"].expandtabs()) <= len(first["indent"].expandtabs()):
-            if _sort(bullet) != _sort(first) or not _follows(bullet, first, len(items)):
-                return None
-            items.append(bullet["item"])
-        elif len(line) - len(line.lstrip()) > len(first["indent"].expandtabs()):
-            items[-1] += "\n" + line.strip()
-        elif (blank or line.rstrip().endswith((".", "!", "?", "。"))) and not any(map(is_item, lines[place:])):
-            break  # the list has ended
-        else:
-            return None
-        blank = False
-    if first is None or (
-        len(items) == 1 and (first["letter"] or first["roman"] or (first["number"] and first["number"] != "1"))
-    ):
-        return None
-    return [item.strip("«»") if item[:1] == "«" and item[-1:] == "»" else item.strip() for item in items]
-
-
-_TITLE = re.compile(r"[ \t]*(?:#{1,6}[ \t]+[^#\n]{1,80}#*|\*\*[^*\n]{1,80}\*\*|__[^_\n]{1,80}__)[ \t]*")
-_WORDS_ONLY = re.compile(r"[ \t]*[^\W\d_]+(?: [^\W\d_]+){0,2}[ \t]*")
-
-
-def _heads(line: str, place: int) -> bool:
-    """Whether a line above a list introduces it: `The primes are:`, `### Primes`, `**Primes**`, `Primes`. One that
-    refuses or doubts its items does not: `Not these:`."""
-    if line.rstrip(" *_").endswith((":", "：")):
-        return not _REFUSES.search(line)
-    title = _TITLE.fullmatch(line) or (place <= 1 and _WORDS_ONLY.fullmatch(line))
-    return title is not None and title is not False and not (_REFUSES.search(line) or _DOUBTED.search(line))
-
-
-_REFUSES = re.compile(
-    r"\b(?:not|wrong|incorrect|invalid|false|rejected|excluded|discarded|impossible|extraneous|candidates?|guess(?:es)?"
-    r"|none|never|no|unsure|unknown|sorry|alternatives?|options?|choices?|either|one of|falsch|nicht|incorrectas?)\b"
-    r"|n['’]t\b",
-    re.IGNORECASE,
-)
-
-
-def _below_heading(items: list[str]) -> list[str]:
-    """The items below the only item of a list, if that is their heading: `- Primes:`, then `  - 2`, `  - 3`."""
-    if len(items) == 1 and "\n" in items[0]:
-        head, *lines = items[0].split("\n")
-        if head.rstrip(" *_").endswith((":", "：")) and not _REFUSES.search(head) and all(map(is_item, lines)):
-            return _marked(lines) or items
-    return items
-
-
-_NAMED_ITEM = re.compile(r"[*_]{0,2}[^\W\d_][^:：\d\n]{0,40}?[*_]{0,2}[:：][*_]{0,2}[ \t]+(?=\S)")
-
-
-_REMARK = re.compile(
-    r"[*_]{0,2}(?:confidence|certainty|rating|score|probability|reason|note|check|step|count|total|sum|average|mean"
-    r"|length|size|overall|steps|number)\b",
-    re.IGNORECASE,
-)
-"""A name of no item, but of what is said about the items: `Total: 10`, `Confidence: 90`."""
-
-
-def _without_names(items: list[str]) -> list[str]:
-    """Items that are numbers without their names, if each has its own: `Ann: 3`, `Bob: 7`."""
-    names = [_NAMED_ITEM.match(item) for item in items]
-    if len(items) < 2 or None in names or any(_REFUSES.search(item) or _REMARK.match(item) for item in items):
-        return items
-    named = {name.group().strip(" *_:：\t").casefold() for name in names if name is not None}
-    if len(named) < len(items) or any(key(name) in ANSWER_KEYS for name in named):
-        return items  # `Wrong: 3`, `Answer: 7`
-    return [item[name.end() :] for item, name in zip(items, names, strict=True) if name is not None]
-
-
-def _sort(bullet: re.Match[str]) -> str:
-    kinds = {"number": "number", "letter": "letter", "roman": "letter", "han": "han", "circled": "circled"}
-    return bullet["sign"] or next(sort for kind, sort in kinds.items() if bullet[kind])
-
-
-def _follows(bullet: re.Match[str], first: re.Match[str], place: int) -> bool:
-    """Whether a numbered item has the expected number: `3. 7` and `5. 9` are not items."""
-    if bullet["number"]:
-        return int(bullet["number"]) in (int(first["number"]) + place, int(first["number"]))
-    if bullet["letter"] and first["letter"] and first["letter"].strip("(（.)）") not in "iI":
-        return ord(bullet["letter"].strip("(（.)）")) == ord(first["letter"].strip("(（.)）")) + place
-    return True
 
 
 def _paragraph(lines: Sequence[str]) -> list[str]:
@@ -217,322 +76,3 @@ def _paragraph(lines: Sequence[str]) -> list[str]:
     if any(len(line.split()) <= 3 and any(map(str.isalnum, line)) for line in rest):
         return []
     return kept[1:] if len(kept) > 1 and kept[0].rstrip(" *_").endswith((":", "：")) else kept
-
-
-# ------------------------------------------------------------------------------------------------- within a line
-
-_BRACKETS = dict(zip("[({⟨<（［｛〈【", "])}⟩>）］｝〉】", strict=True))
-_CALL = re.compile(r"(?:set|frozenset|tuple|list|array|np\.array|\\left|\\langle)\s{0,3}(?=[(\[{⟨\\])")
-_RIGHT = re.compile(r"\\right(?![A-Za-z])")
-_NONE = re.compile(r"(?:none|nothing|n/a|null|nil|no \w+)\.?", re.IGNORECASE)
-_NAME = re.compile(r"[A-Za-z]\w{0,20}(?:\s?\([a-z]\))?\s{0,3}(?:=|:=|∈|\\in(?![a-z]))\s{0,3}(?=\S)")
-_PROSE = re.compile(
-    r"(?:[^:：]{1,120}[:：]"
-    r"|[^:：]{1,120}?\b(?:are|is|include|includes|namely|equals?|being|were|sind|lauten|ist|sont|est|son|es|sono|è|são|é)\b)"
-    r"[ \t]{1,9}(?=\S)",
-    re.IGNORECASE,
-)
-_SUBJECT = re.compile(r"(?:the|these|those|there|they|all|our|my|possible|both|here|we)\b", re.IGNORECASE)
-_REFUSAL = re.compile(
-    r"[,;]?\s*\(?(?:\b(?:but|and)\s+)?\b(?:not|cannot|unable|unknown|neither|never|no longer|none|except)\b.*"
-    r"|[,;]?\s*\b\w+n['’]t\b.*",
-    re.I | re.S,
-)
-_REFUSED = re.compile(r"[,;]?\s*\(?(?:(?:but|and)\s+)?not\b[^,;()]*\)?[\s.]*|[^0-9]*", re.I)
-"""A negation at the end of a list that affects no other item: `2 and 5, not 3`."""
-_SEVERAL = re.compile(r"[0-9]\D*[^0-9.,]\D*[0-9]")
-_CLAUSE = re.compile(
-    r"[,;]?(?<!well)\s(?:because|since|as(?! well)|so|which|where|when|for|with|respectively|all of which)\b.*",
-    re.I | re.S,
-)
-_STOP = re.compile(r"[.!?](?=\s+[A-Z(])|。")
-_ASIDE = re.compile(r"(?<![,;&])(?<!and)(?<!or)\s\((?:[0-9]{1,4}\s)?[^\W\d][^()0-9\n]{1,200}\)\s*\.?$")
-_TRAIL = re.compile(
-    r"\s(?:are|is)\s(?:(?:the|all|our|my|its)\s(?:only\s)?[0-9]{1,3}\s)?[^0-9\n]{1,120}$", re.IGNORECASE
-)
-_DOUBTED = re.compile(
-    r"\b(?:maybe|perhaps|possibly|probably|presumably|might|could be|may be|not sure|unsure|guess(?:es)?|either"
-    r"|vielleicht|peut-être|quizás?|forse|talvez)\b|可能|也许|たぶん",
-    re.IGNORECASE,
-)
-_SPLIT_THOUSAND = re.compile(r"(?<![0-9.])[0-9]{1,3},\s+0[0-9]{2}(?![0-9.])")
-"""`1, 000` is one number or two."""
-_TEX_THOUSANDS = re.compile(r"(?<=[0-9])(?:,\s?(?:\\!|\{\})|\{\s?,\s?\})(?:\\!|\{\})?\s?(?=[0-9]{3}(?![0-9]))")
-_SPACED_THOUSAND = re.compile(r"(?<![0-9.])[0-9]{1,3} [0-9]{3}(?![0-9.])")
-_NO_ITEM = re.compile(
-    r"(?:sorry|hmm+|umm?|uh+|(?:it|that) depends|let me|let['’]s|no idea|who knows|hard to (?:say|tell)|unsure"
-    r"|not|or|but|maybe|perhaps|possibly|probably|actually|wait|i(?:['’]m| am| do not| don['’]t| can['’]t| think"
-    r"| cannot| guess| believe| would| have no| was))(?![\w-])",
-    re.IGNORECASE,
-)
-"""The beginning of a remark, which is no item of a list of texts."""
-_ANDS = "and|&|as well as|und|et|och|og|и|та|και|ve|và|dan|és|și|और|و|และ|plus"
-_SHORT_ANDS = "y|e|en|i|ja"
-"""Words for `and` that may have another meaning between words."""
-_GLUED_ANDS = "和|与|與|及|以及|と|や|그리고|및"
-
-
-def _and(words: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """Matches `and` between two items, and at the head of the last one."""
-    latex = r"\\text\{\s*and\s*\}"
-    between = re.compile(rf"\s+(?:{words})\s+|\s*(?:{_GLUED_ANDS})\s*|\s*{latex}\s*", re.IGNORECASE)
-    return between, re.compile(rf"(?:{words})\s+|(?:{_GLUED_ANDS})\s*|{latex}\s*", re.IGNORECASE)
-
-
-_BETWEEN_WORDS = _and(_ANDS)
-_BETWEEN_NUMBERS = _and(f"{_ANDS}|{_SHORT_ANDS}")
-_NUMBERED = re.compile(r"(?:^|[\s,;])[(（]?([0-9]{1,3})[.)）]\s+")
-_ARROW = re.compile(r"\s*(?:→|->|=>|⇒|⟶)\s*")
-_DIGIT = re.compile(r"[0-9]")
-_THOUSANDS = re.compile(r"[-+]?[0-9]{1,3}(?:,[0-9]{3})+")
-_COMMA = re.compile(r"[-+]?[0-9]+,[0-9]+")
-_GLUED = re.compile(r"[0-9],[0-9]")
-_LOOSE = re.compile(r"[0-9],\s")
-_BARE = re.compile(r"[-+−]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)")
-
-
-def _numbered(text: str) -> list[str] | None:
-    """The items of `1) red 2) blue`."""
-    found = list(_NUMBERED.finditer(text))
-    if (
-        len(found) < 2
-        or [int(each[1]) for each in found] != list(range(1, len(found) + 1))
-        or text[: found[0].start()].strip()
-    ):
-        return None
-    ends = [each.start() for each in found[1:]] + [len(text)]
-    return [text[each.end() : end].strip(" ,;") for each, end in zip(found, ends, strict=True)]
-
-
-def _inline(text: str, *, numbers: bool, words: bool, nested: bool, decimals: bool) -> list[list[str]]:
-    """`2, 5 and 7`, `{2, 5}`, `the primes are 2 and 5`, `1) red 2) blue`."""
-    if len(text) > MAX_LINE or (words and _NONE.fullmatch(text)):
-        return []
-    if not words and (refusal := _REFUSAL.search(text)):
-        if not _REFUSED.fullmatch(refusal[0]):
-            return []
-        text = text[: refusal.start()]
-        if " and " in f" {refusal[0].lower()}" and not _SEVERAL.search(text):
-            return []  # `3 and not 7`
-    text = _WORDS.sub(r"\1", text)
-    text, bracketed = _unwrapped(text, words=words)
-    if bracketed and not text.strip():
-        return [[]]
-    if (not words or not bracketed) and _offers(text, words=words):
-        return []  # `red or green` is a guess
-    if numbers:
-        text = _TEX_THOUSANDS.sub("", text)
-        if _SPLIT_THOUSAND.search(text):
-            return []
-    if not bracketed:
-        if numbers:
-            text = _alone(text)
-        text = _introduced(text, words=words)
-        inner, again = _unwrapped(text, words=words)
-        if again:
-            text, bracketed = inner, True
-    while bracketed and not nested and text[:1] in _BRACKETS:
-        inner, again = _unwrapped(text, words=words)
-        if not again:
-            break
-        text = inner
-    if numbers and not nested and not bracketed and _THOUSANDS.fullmatch(text.strip(" $.")):
-        return []  # one number or several?
-    if decimals and not nested and not bracketed and _COMMA.fullmatch(text.strip(" $.")):
-        return []
-    if numbers and not nested and not bracketed and _GLUED.search(text) and _LOOSE.search(text):
-        pieces = [piece.strip() for piece in re.split(r",\s+(?:and\s+)?|\s+and\s+", text)]
-        return [pieces] if all(_THOUSANDS.fullmatch(piece) or _BARE.fullmatch(piece) for piece in pieces) else []
-    return _separated(text, numbers=numbers, words=words, bracketed=bracketed)
-
-
-_WORDS = re.compile(r"^\\text(?:bf|it|rm|sf)?\{([^{}]*)\}$")
-_EITHER = re.compile(
-    r"(?<!\w)(?:or|oder|ou|либо|или|vs\.?|bzw\.?|eller|lub|of(?= [0-9]+$)|o(?= [0-9])|ya da|atau)(?!\w)"
-    r"|或|または|또는|\\lor(?![A-Za-z])",
-    re.IGNORECASE,
-)
-
-
-def _offers(text: str, *, words: bool) -> bool:
-    """Whether a text offers alternatives, or doubts an item. Between words only the last `or` separates items."""
-    if not words:
-        return _EITHER.search(text) is not None or _DOUBTED.search(text) is not None
-    last = _split(text, ",;，、；")[-1]
-    found = _EITHER.search(last)
-    return found is not None and found.start() > 0 and last[: found.start()].strip() != ""
-
-
-def _alone(text: str) -> str:
-    """The numbers of a sentence without the words around them, if it holds no other number."""
-    stop = _STOP.search(text)
-    if stop and not _DIGIT.search(text, stop.end()):
-        text = text[: stop.start()]
-    clause = _CLAUSE.search(text)
-    if clause and not _DIGIT.search(clause[0]):
-        text = text[: clause.start()]
-    return _TRAIL.sub("", _ASIDE.sub("", text.rstrip(" .,;")))
-
-
-def _separated(text: str, *, numbers: bool, words: bool, bracketed: bool) -> list[list[str]]:
-    between, leading = _BETWEEN_WORDS if words else _BETWEEN_NUMBERS
-    for separators in (";；؛", "|\t", "→", ",，、،፣・"):
-        if separators == "→":
-            pieces = _ARROW.split(text) if _ARROW.search(text) and not _top(text, ",") else [text]
-        else:
-            pieces = _split(text, separators)
-        if pieces[-1].strip() == "" and len(pieces) > 1:
-            pieces = pieces[:-1]
-        if len(pieces) > 1:
-            pieces = [piece.strip() for piece in pieces]
-            if separators[0] in ",;" and not (words and any(between.search(piece) for piece in pieces[:-1])):
-                *most, last = pieces
-                joined = [leading.sub("", last, count=1)] if leading.match(last) else between.split(last, maxsplit=1)
-                pieces = [*most, *joined]
-            if words and not bracketed and separators[0] == "," and any(len(piece.split()) > 6 for piece in pieces):
-                return []  # a sentence
-            if words and not bracketed and any(map(_NO_ITEM.match, pieces)):
-                return []
-            return [[*map(_plain, pieces[:-1]), _last(pieces)]]
-    pieces = [piece.strip() for piece in between.split(text)]
-    few = all(piece and (not words or len(piece.split()) <= 3) for piece in pieces)
-    if len(pieces) > 1 and few:
-        return [[_plain(piece) for piece in pieces]]
-    spaced = text.split()
-    if numbers and len(spaced) > 1 and all(_BARE.fullmatch(piece) for piece in spaced):
-        return [] if _SPACED_THOUSAND.search(text) and not bracketed else [spaced]  # `1 000`
-    if numbers and bracketed and len(spaced) > 1:
-        return []
-    if words and not bracketed and (_NO_ITEM.match(text) or _THOUSANDS.fullmatch(text)):
-        return []
-    return [[_plain(text)]]
-
-
-def _last(pieces: Sequence[str]) -> str:
-    """The last item without the full stop of its sentence."""
-    last = pieces[-1]
-    if last.endswith((".", "。")) and not any(piece.endswith(".") for piece in pieces[:-1]) and "." not in last[:-1]:
-        last = last[:-1]
-    return _plain(last)
-
-
-def _plain(piece: str) -> str:
-    """An item without quotes or emphasis around it."""
-    piece = piece.strip()
-    for left, right in _AROUND:
-        inner = piece[len(left) : -len(right)]
-        if inner.strip() and piece.startswith(left) and piece.endswith(right) and right not in inner:
-            return inner.strip()
-    return piece
-
-
-_AROUND = (("**", "**"), *zip("\"'`“‘«「", "\"'`”’»」", strict=True))
-
-
-def _introduced(text: str, *, words: bool) -> str:
-    """The list without its introduction: of `the 3 primes are 2, 3 and 5` or `S = {2, 3}`."""
-    name = _NAME.match(text)
-    if name and (text[name.end() : name.end() + 1] in _BRACKETS or "\\{" in text[name.end() : name.end() + 8]):
-        return text[name.end() :].strip()
-    if name and text.count("=") == 1:
-        return text[name.end() :].strip()
-    prose = _PROSE.match(text)
-    if prose is None:
-        return text
-    if words:
-        headed = _SUBJECT.match(text) or (text.count(":") == 1 and "," in text[prose.end() :])
-        introduces = bool(headed) and len(prose.group().split()) <= 10
-    else:  # only a number that is a count may precede
-        introduces = not re.search(rf"[0-9](?!\s(?!(?:{_ANDS})\s)[^\W\d]{{2}})", prose.group(), re.I)
-    return text[prose.end() :].strip() if introduces else text
-
-
-def _unwrapped(text: str, *, words: bool) -> tuple[str, bool]:
-    """The text without its wrapping, and whether that included brackets."""
-    text = text.strip()
-    for _ in range(4):
-        before = text
-        if call := _CALL.match(text):
-            text = text[call.end() :]
-        if not _quoted(text):
-            text = _tidied(_RIGHT.sub("", text), words=words)
-        text = re.sub(r"^\\\{\s?|\\lbrace\s?|^\\langle\s?", "{", text)
-        text = re.sub(r"\s?\\\}$|\s?\\rbrace$|\s?\\rangle$", "}", text) if text.startswith("{") else text
-        if in_brackets(text):
-            return text[1:-1].strip(), True
-        if text in ("∅", "\\emptyset", "\\varnothing", "[]", "{}", "()"):
-            return "", True
-        if text == before:
-            break
-    return text, False
-
-
-def _tidied(text: str, *, words: bool) -> str:
-    """The content of the wrapping; with words, a full stop belongs to the content."""
-    if not words:
-        return tidy(text)
-    inner = text.removesuffix(".")
-    return text if (plain := tidy(inner)) == inner else plain
-
-
-def _quoted(text: str) -> bool:
-    return text[:1] in "\"'“«"
-
-
-def in_brackets(text: str) -> bool:
-    """Whether the text begins with a bracket and ends with its partner."""
-    return text[:1] in _BRACKETS and text.endswith(_BRACKETS[text[:1]]) and _closes(text, len(text) - 1)
-
-
-def _closes(text: str, place: int) -> bool:
-    """Whether the bracket at `place` is the partner of the first one."""
-    depth = 0
-    for at, sign in enumerate(text):
-        if sign in _BRACKETS:
-            depth += 1
-        elif sign in _CLOSING:
-            depth -= 1
-            if depth == 0:
-                return at == place
-    return False
-
-
-_CLOSING = frozenset(_BRACKETS.values())
-_DIGITS_BEHIND = re.compile(r"[0-9]{3}(?![0-9])")
-
-
-def _in_number(text: str, place: int) -> bool:
-    """Whether the comma at `place` separates the thousands of a number before a word or another comma: `1,000 cats`."""
-    if not (text[place - 1 : place].isdigit() and _DIGITS_BEHIND.match(text, place + 1)):
-        return False
-    return _WITH_THOUSANDS.match(text, text.rfind(" ", 0, place) + 1) is not None
-
-
-_WITH_THOUSANDS = re.compile(r"[$€£]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?(?:\s[^\W\d]|,\s|$)")
-_OPENS, _CLOSES = frozenset(_BRACKETS) - {"<"}, _CLOSING - {">"}
-"""Arrows and comparisons, which are not brackets within a line."""
-
-
-def _top(text: str, sign: str) -> bool:
-    return len(_split(text, sign)) > 1
-
-
-def _split(text: str, separators: str) -> list[str]:
-    """The pieces between separators outside of brackets and quotes."""
-    pieces, depth, start, quote = [], 0, 0, ""
-    for place, sign in enumerate(text):
-        if quote:
-            if sign == quote and text[place - 1] != "\\":
-                quote = ""
-        elif sign in '"“«「' or (sign == "'" and text[start:place].strip() == ""):
-            quote = {"“": "”", "«": "»", "「": "」"}.get(sign, sign)
-            if text.find(quote, place + 1) < 0:
-                quote = ""
-        elif sign in _OPENS:
-            depth += 1
-        elif sign in _CLOSES:
-            depth = max(depth - 1, 0)
-        elif sign in separators and depth == 0 and not (sign == "," and _in_number(text, place)):
-            pieces.append(text[start:place])
-            start = place + 1
-    return [*pieces, text[start:]]

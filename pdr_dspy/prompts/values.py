@@ -19,7 +19,9 @@ import dspy
 import json_repair
 from pydantic import TypeAdapter, ValidationError
 
-from pdr_dspy.prompts.lists import in_brackets, is_item, items_of
+from pdr_dspy.prompts.inline_items import in_brackets
+from pdr_dspy.prompts.line_items import is_item
+from pdr_dspy.prompts.lists import items_of
 from pdr_dspy.prompts.objects import repairable
 from pdr_dspy.prompts.simple import copied, is_simple, is_text, one_value, simple_value, without_marks
 from pdr_dspy.prompts.typed import is_special, special

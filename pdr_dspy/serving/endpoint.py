@@ -20,7 +20,7 @@ import asyncio
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from pdr_dspy.runtime import event_loop, luggage
 from pdr_dspy.serving.client import pooled
 from pdr_dspy.serving.client.engine import AsyncOpenAIEngine
 from pdr_dspy.serving.client.failures import Exchanged, Foreign, Outcome, judge
+from pdr_dspy.serving.client.identity import Served
 from pdr_dspy.serving.client.models import Server, in_common
 from pdr_dspy.serving.client.sync import OpenAIEngine
 from pdr_dspy.serving.settings import EndpointSettings
@@ -58,29 +59,29 @@ class EndpointLM(dspy.LM, ServedModel):
     @property
     def api_base(self) -> str:
         """The API base of the first replica, without a trailing slash; it ends in /v1 for most servers."""
-        return self._async.api_bases[0]
+        return self.settings.api_base[0]
 
     @property
     def api_bases(self) -> tuple[str, ...]:
         """The API bases of all replicas."""
-        return self._async.api_bases
+        return self.settings.api_base
 
     @property
     def served_model(self) -> str:
         """The model name in requests; "auto" until the server has reported it."""
-        return self._async.model
+        return self._async.served.model
 
     @property
     def refused_formats(self) -> set[str]:
         """Kinds and keys of the output formats that the server has refused: it is asked without them. Copies of the LM
         share what they have learned."""
-        return self._async.refused_formats
+        return self._async.served.refused_formats
 
     @property
     def identity(self) -> str:
         """The identity of the served model, for stores, as far as it is known without a request; `await capabilities()`
         asks the server."""
-        return f"endpoint/{self._async.identity or self.settings.named(self.served_model)}"
+        return f"endpoint/{self._async.served.identity or self.settings.named(self.served_model)}"
 
     async def capabilities(self) -> Capabilities:
         """The identity and abilities of the served model. The server is asked once, and again after a lost connection
@@ -89,7 +90,7 @@ class EndpointLM(dspy.LM, ServedModel):
         Raises EndpointError when the served model has changed, or when replicas serve different weights.
         """
         try:
-            return await self._async.capabilities()
+            return await self._async.served.capabilities()
         except Exchanged as error:
             raise EndpointError(error.message) from error
 
@@ -107,25 +108,25 @@ class EndpointLM(dspy.LM, ServedModel):
         Raises EndpointError if a replica is dead, not OpenAI-compatible, or lacks the model, or if replicas serve
         different weights. Waits for a server that is loading its model, within `timeout`.
         """
-        engine = self._async
-        servers = await _ask(engine)
+        served = self._async.served
+        servers = await _ask(served)
         try:
-            await engine.take(servers)
+            await served.take(servers)
         except Exchanged as error:
             raise EndpointError(error.message) from error
         common = in_common(list(servers.values()))
-        if engine.model == "auto":
+        if served.model == "auto":
             raise EndpointError(
-                f'`connect("auto", ...)` needs a server with one model; {engine.where} serves {_listed(common.models)}'
+                f'`connect("auto", ...)` needs a server with one model; {served.where} serves {_listed(common.models)}'
             )
-        if engine.model not in common.models:  # llama.cpp would answer anyway, with its own model
-            one = len(engine.api_bases) == 1
-            which = f"at {engine.where}, which has" if one else f"by all of {engine.where}; together they have"
-            raise EndpointError(f"`model={engine.model!r}` is not served {which} {_listed(common.models)}")
+        if served.model not in common.models:  # llama.cpp would answer anyway, with its own model
+            one = len(self.api_bases) == 1
+            which = f"at {served.where}, which has" if one else f"by all of {served.where}; together they have"
+            raise EndpointError(f"`model={served.model!r}` is not served {which} {_listed(common.models)}")
         adapter = self.settings.adapter
         if adapter is not None and common.kind in ("llama.cpp", "vllm") and not common.has(adapter):
             raise EndpointError(
-                f"`adapter={adapter!r}` is not one of {engine.where}, which has {_listed(common.adapter_names)}"
+                f"`adapter={adapter!r}` is not one of {served.where}, which has {_listed(common.adapter_names)}"
             )
 
     def check_sync(self) -> None:
@@ -229,15 +230,15 @@ class EndpointLM(dspy.LM, ServedModel):
         return copied
 
     async def _count(self, texts: list[str]) -> list[int] | None:
-        engine = self._async
-        server = await engine.probe()
+        served, transport = self._async.served, self._async.transport
+        server = await served.probe()
         if server is not None and server.kind != "other":
             # vLLM reads `prompt`, llama.cpp reads `content`; each ignores the other's field.
             bodies = [
-                {"model": engine.model, "prompt": text, "content": text, "add_special_tokens": False} for text in texts
+                {"model": served.model, "prompt": text, "content": text, "add_special_tokens": False} for text in texts
             ]
             try:
-                answers = await asyncio.gather(*(engine.post_json("/tokenize", body) for body in bodies))
+                answers = await asyncio.gather(*(transport.post_json("/tokenize", body) for body in bodies))
                 return [_token_count(answer) for answer in answers]
             except (lm15.LM15Error, ValueError):
                 pass  # a proxy may forward completions only
@@ -306,8 +307,8 @@ def connect(
     return _lm(chosen, **{name: value for name, value in sampling.items() if value is not None})
 
 
-def _lm(settings: EndpointSettings, **sampling: Any) -> EndpointLM:
-    asynchronous = AsyncOpenAIEngine(settings)
+def _lm(settings: EndpointSettings, near: Collection[str] = (), **sampling: Any) -> EndpointLM:
+    asynchronous = AsyncOpenAIEngine(settings, near)
     synchronous = OpenAIEngine(
         asynchronous, reasoning=settings.supports_reasoning, response_schema=settings.supports_schema
     )
@@ -331,9 +332,8 @@ def _unpacked(state: dict[str, Any], number: str) -> EndpointLM:
     settings = EndpointSettings(**{**state["endpoint"], **secret})
     known = {} if found is None else found.known
     first = known.get(repr((settings.saved(), settings.seal)))
-    lm = _lm(settings) if first is None else first.copy()
+    lm = _lm(settings, () if found is None else found.near) if first is None else first.copy()
     if first is None:
-        lm._async.near = frozenset() if found is None else found.near
         known[repr((settings.saved(), settings.seal))] = lm
     lm.model, lm.kwargs = state["model"], dict(state["sampling"])
     return lm
@@ -346,14 +346,14 @@ def discover(api_base: str | Sequence[str], *, api_key: str | None = None) -> li
     """
     lm = connect("auto", api_base, api_key=api_key)
     try:
-        return list(in_common(list(event_loop.run(lambda: _ask(lm._async)).values())).models)
+        return list(in_common(list(event_loop.run(lambda: _ask(lm._async.served)).values())).models)
     finally:
         lm.close()
 
 
-async def _ask(engine: AsyncOpenAIEngine) -> dict[str, Server]:
+async def _ask(served: Served) -> dict[str, Server]:
     """Ask every replica for its models. Raises EndpointError for the first that fails."""
-    replies = await engine.survey()
+    replies = await served.survey()
     for where, reply in replies.items():
         if isinstance(reply, Exception):
             raise _no_models_error(where, reply) from reply

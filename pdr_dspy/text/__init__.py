@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from pdr_dspy.text.answers import MAX_ANSWER, MAX_DIGITS, final_answer, to_number
 from pdr_dspy.text.choices import to_choice
-from pdr_dspy.text.code import CodeExample, code_examples, programs
+from pdr_dspy.text.code import programs
 from pdr_dspy.text.quoting import sheltered
 from pdr_dspy.text.reasoning import solution_span, split_thought
 from pdr_dspy.text.statements import How, Sought, Statement, statements
 from pdr_dspy.text.storable import clean
+from pdr_dspy.text.task_examples import CodeExample, code_examples
 from pdr_dspy.text.template import before_token, without_template
 from pdr_dspy.text.token_estimate import estimate_tokens
 from pdr_dspy.text.wrapping import block, boxes, tidy

@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from pdr_dspy.text.around_boxes import stands_alone, unboxed
 from pdr_dspy.text.numbers import MAX_DIGITS as MAX_DIGITS
-from pdr_dspy.text.numbers import read_number, signs
+from pdr_dspy.text.numbers import PLAIN_INTEGER, read_number, signs
 from pdr_dspy.text.precedence import plain_value
 from pdr_dspy.text.reasoning import split_thought
 from pdr_dspy.text.statements import MAX_ANSWER, Sought, statements
@@ -101,7 +101,7 @@ def to_number(text: str) -> Fraction | None:
     expressions to be evaluated and for anything but one number: `5^2`, `2\pi`, `3x`, `17 or 204`, `x > 5`,
     `17 \ne 25`, `2x = 4`, `12:30`, `2 gross`, `half of 10`, `5‰`, `101_2`.
     """
-    if _PLAIN_INTEGER.fullmatch(text):  # the most frequent case
+    if PLAIN_INTEGER.fullmatch(text):  # the most frequent case
         return Fraction(int(text))
     if len(text) > MAX_ANSWER:
         return None
@@ -112,6 +112,3 @@ def to_number(text: str) -> Fraction | None:
     elif boxes:
         text = text[boxes[-1][0] : boxes[-1][1]] if len(boxes) == 1 else final_answer(text) or ""
     return read_number(tidy(signs(text)))
-
-
-_PLAIN_INTEGER = re.compile(r"-?[0-9]{1,15}")

@@ -22,6 +22,7 @@ from pdr_dspy.text.spelled_elsewhere import in_other_words
 
 MAX_DIGITS = 1_000
 """Maximum digits of one number, and maximum power of ten; a longer number is not read."""
+PLAIN_INTEGER = re.compile(r"-?[0-9]{1,15}")
 
 
 def read_number(text: str) -> Fraction | None:
@@ -30,6 +31,8 @@ def read_number(text: str) -> Fraction | None:
     Of an equation the last side counts, and only if the others are names (`m+n = 204`) or have the same value
     (`2+3 = 5`).
     """
+    if PLAIN_INTEGER.fullmatch(text):  # the most frequent case
+        return Fraction(int(text))
     text = in_larger_coins(_without_reason(_UNDERLINED.sub(r"\2", text)))
     plain = in_plain_signs(in_words(text) or _NOT_BUT.sub("", _INSTEAD_OF.sub("", text)))
     sides = _EQUALS.split(plain)

@@ -182,9 +182,9 @@ def plain_value(value: str, *, strictly: bool = False) -> str | None:
 def _is_plain(held: str) -> bool:
     if _INEXACT.match(held):
         return False
-    if any(sign.isdigit() for sign in held) and read_number(tidy(signs(held))) is not None:
-        return True
     if _OPTION.fullmatch(held) or _DISPLAY.fullmatch(held):
+        return True
+    if any(sign.isdigit() for sign in held) and read_number(tidy(signs(held))) is not None:
         return True
     if any(sign.isdigit() or sign in "\\$=^" for sign in held):
         return " " not in held

@@ -23,8 +23,8 @@ from pdr_dspy.calls.ledger import JSON_PART, Call, Phase
 from pdr_dspy.calls.store import Rollout, Rollouts
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.evaluation.records import Row
-from pdr_dspy.operators.loop import Round
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.outcome import Round
 from pdr_dspy.operators.schedule import MAX_WIDTH
 from pdr_dspy.prompts.roles import Role
 from pdr_dspy.training.policy_lm import messages_of

@@ -21,8 +21,8 @@ from pdr_dspy.calls.failures import RoundFailed
 from pdr_dspy.calls.ledger import Call, Ledger, Phase
 from pdr_dspy.errors import ConfigError, PDRError
 from pdr_dspy.evaluation.runner import Runner, inputs_of
-from pdr_dspy.operators.loop import Round
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.outcome import Round
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.training.policy_lm import PolicyLM, SampledCall
 from pdr_dspy.training.rewards import PENALTY, REWARD, Grader, Verdict, check_threshold, workspace_reward

@@ -19,8 +19,8 @@ from pdr_dspy.calls.store import Rollout, Rollouts
 from pdr_dspy.errors import StoreError
 from pdr_dspy.evaluation.evaluator import evaluate
 from pdr_dspy.evaluation.records import Row
-from pdr_dspy.operators.loop import Stop
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.outcome import Stop
 from pdr_dspy.operators.strategies import PDR
 from pdr_dspy.search.driver.measurements import cell
 from pdr_dspy.search.proposing.failures import failures_of

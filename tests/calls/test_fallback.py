@@ -18,8 +18,8 @@ from pdr_dspy import PDR, LongCoT, SelfConsistency, calls
 from pdr_dspy.calls import Budget, OutputFormat, RoundFailed
 from pdr_dspy.errors import BudgetTooSmall
 from pdr_dspy.evaluation.evaluator import evaluate
-from pdr_dspy.operators.loop import Stop
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.outcome import Stop
 from pdr_dspy.serving import connect
 from pdr_dspy.testing import Completion, Reply, ScriptedLM, ScriptedRequest, scripted_lm
 from pdr_dspy.testing.scripted import count_words

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from pdr_dspy.operators.final import best, medoid, plurality, weighted
+from pdr_dspy.operators.final import across, best, medoid, plurality, weighted
+from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.operators.workspace import Checked, Draft
 
 FIELDS = ("answer",)
@@ -83,3 +84,37 @@ def test_the_medoid_reads_all_fields() -> None:
         for index, (title, answer) in enumerate([("x", "one two"), ("the end", "one two"), ("the end", "three")])
     ]
     assert medoid(drafts, ("title", "answer")).index == 1
+
+
+def test_the_plurality_takes_the_first_of_equals_and_ignores_case() -> None:
+    made = [
+        Draft(round=1, index=n, outputs={"answer": answer}) for n, answer in enumerate(["b", "Paris", "a", "PARIS"])
+    ]
+    assert plurality(made, ["answer"]).index == 1
+    assert plurality(made[::2], ["answer"]).index == 0
+
+
+WIDE = Schedule(widths=(3,), final="vote")
+KEEPS = Schedule(widths=(2, 2), distiller="random_k", k=1, final="best", keep=True, check="tests")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rounds", "answer"),
+    [
+        (WIDE, [[("a", None), ("b", None), ("b", None)]], "b"),
+        (WIDE, [[("a", None)], [("b", None)]], "b"),  # the latest round
+        (WIDE, [[("a", None)], []], "a"),  # the latest one with an answer
+        (KEEPS, [[("a", 0.8)], [("b", 0.3), ("c", 0.5)]], "a"),
+        (KEEPS, [[("a", 0.5)], [("b", 0.3), ("c", 0.5)]], "c"),  # no worse: it has seen more
+        (KEEPS, [[("a", None)], [("b", None)]], "b"),
+        (KEEPS.replace(keep=False), [[("a", 0.8)], [("b", 0.3), ("c", 0.5)]], "c"),
+        # a draft that passes is the answer, however many others agree
+        (WIDE.replace(check="tests", stop_at=0.5), [[("a", 0.4), ("a", 0.4), ("b", 0.5)]], "b"),
+        (WIDE.replace(check="tests", stop_at=0.5), [[("a", 0.4), ("a", 0.4), ("b", None)]], "a"),
+        (WIDE.replace(check="tests", stop_at=0.5), [[("a", 0.6), ("b", 0.9), ("c", 0.9)]], "b"),
+    ],
+)
+def test_the_answer_of_several_rounds(
+    schedule: Schedule, rounds: list[list[tuple[str, float | None]]], answer: str
+) -> None:
+    assert across([drafts(*said) for said in rounds], FIELDS, schedule).outputs["answer"] == answer

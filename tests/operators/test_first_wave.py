@@ -12,7 +12,7 @@ from pdr_dspy import Budget, calls
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import BudgetTooSmall, ConfigError
 from pdr_dspy.operators import PDR, BestOfN, Schedule, SelfConsistency
-from pdr_dspy.operators.loop import Stop
+from pdr_dspy.operators.outcome import Stop
 from tests.support.checks import QA, SMALL, Marks, ask, says
 
 

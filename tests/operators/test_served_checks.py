@@ -18,7 +18,7 @@ import pytest
 from pdr_dspy import PDR, SR, BestOfN, calls, load, save
 from pdr_dspy.calls import Call, CallError, Phase, Rollouts, Usage
 from pdr_dspy.errors import ArtifactError, ConfigError
-from pdr_dspy.operators.loop import Stop
+from pdr_dspy.operators.outcome import Stop
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.serving import EndpointLM, connect
 from pdr_dspy.testing import scripted_lm
@@ -36,7 +36,7 @@ from pdr_dspy.verifiers.checks import (
     register_check,
 )
 from pdr_dspy.verifiers.sandbox import bubblewrap
-from tests.operators.test_checked import ask, says
+from tests.support.checks import ask, says
 from tests.support.mock_server import MockServer
 from tests.support.served_models import MODEL_CHECKS, connected, logprobs, served, until, without_pauses
 

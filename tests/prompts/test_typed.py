@@ -12,8 +12,8 @@ import pytest
 from pydantic import AfterValidator, BaseModel, Field
 
 from pdr_dspy.calls import identity
-from pdr_dspy.operators.loop import Stop
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.outcome import Stop
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.operators.strategies import PDR, LongCoT
 from pdr_dspy.prompts.content import json_data, pieces_of, prompt_text, text_of

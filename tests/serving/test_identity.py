@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import pickle
 import time
 from collections.abc import Iterator
@@ -12,14 +11,16 @@ from typing import Any
 
 import dspy
 import pytest
+from anyio.from_thread import start_blocking_portal
 
 from pdr_dspy import LongCoT, calls, evaluate
 from pdr_dspy.errors import ConfigError, EndpointError, StoreError
 from pdr_dspy.runtime import luggage
 from pdr_dspy.serving import EndpointLM, connect
-from pdr_dspy.serving.client import engine, retries
+from pdr_dspy.serving.client import identity as identities
 from pdr_dspy.verifiers import ExactVerifier
 from tests.support.mock_server import MockServer
+from tests.support.sending import free_address, identity, request, send, servers
 
 QA = "question -> answer"
 
@@ -32,16 +33,6 @@ def says(answer: str, **options: Any) -> MockServer:
 def server() -> Iterator[MockServer]:
     with says("1") as running:
         yield running
-
-
-def identity(lm: EndpointLM) -> str:
-    async def ask() -> str:
-        try:
-            return await lm.identify()
-        finally:
-            await lm.aclose()
-
-    return asyncio.run(ask())
 
 
 def answer(lm: EndpointLM, folder: Path) -> str:
@@ -77,7 +68,7 @@ def test_the_same_name_over_other_weights_is_another(tmp_path: Path) -> None:
 def test_a_restart_with_other_weights_in_a_short_silence_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     silence = 0.0
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + silence)
-    monkeypatch.setattr(engine, "time", clock)
+    monkeypatch.setattr(identities, "time", clock)
     with says("1", kind="vllm") as server:
         server.root = "/weights/step-100"
         lm = connect("mock", server.api_base)
@@ -88,37 +79,6 @@ def test_a_restart_with_other_weights_in_a_short_silence_is_noticed(monkeypatch:
         silence = 6.0
         with pytest.raises(EndpointError, match="step-200"):
             identity(lm)
-
-
-@pytest.mark.parametrize(
-    ("owner", "path", "first", "second"),
-    [
-        ("sglang", "/model_info", {"model_path": "/w/1"}, {"model_path": "/w/2"}),
-        ("sglang", "/get_model_info", {"model_path": "/w", "weight_version": "1"},
-         {"model_path": "/w", "weight_version": "2"}),
-        ("library", "/api/tags", {"models": [{"name": "mock:latest", "digest": "a"}, {"name": "other", "digest": "b"}]},
-         {"models": [{"name": "mock:latest", "digest": "b"}, {"name": "other", "digest": "b"}]}),
-        ("organization_owner", "/api/v0/models", {"data": [{"id": "mock", "quantization": "Q4_K_M"}]},
-         {"data": [{"id": "mock", "quantization": "Q8_0"}]}),
-        ("mock", "/info", {"model_id": "mock", "model_sha": "a"}, {"model_id": "mock", "model_sha": "b"}),
-    ],
-)  # fmt: skip
-def test_other_engines_say_elsewhere_which_weights_they_serve(owner: str, path: str, first: Any, second: Any) -> None:
-    with says("1", owner=owner) as server:
-        names = set()
-        for said in (first, second, {**first, "models": None} if "models" in first else first):
-            server.told = {path: said}
-            names.add(identity(connect("mock", server.api_base)))
-        server.told = {path: first}
-        again = identity(connect("mock", server.api_base))
-    assert len(names) == (3 if "models" in first else 2)
-    assert again in names
-
-
-def test_a_server_that_says_no_more_is_asked_for_no_more() -> None:
-    with says("1") as server:
-        identity(connect("mock", server.api_base))
-        assert server.asked == []
 
 
 def test_an_evaluation_notices_that_its_server_was_exchanged(tmp_path: Path) -> None:
@@ -182,9 +142,13 @@ def test_to_another_process_of_the_run_the_key_goes_beside_the_pickle(server: Mo
         (again,) = pickle.loads(data)[:1]
     assert first.settings == lm.settings
     assert (first.identity, first.model, first.kwargs) == (lm.identity, lm.model, lm.kwargs)
-    assert first._async is second._async is again._async  # one set of connections in a process
-    assert other._async is not first._async
     assert other.settings.api_key is None
+    with start_blocking_portal() as portal:
+        for each, connections in ((first, 1), (second, 1), (again, 1), (other, 2)):  # one set of each in a process
+            portal.call(each.send_directly, request(each))
+            assert server.connections == connections
+        portal.call(first.aclose)
+        portal.call(other.aclose)
     with dspy.context(lm=first):
         LongCoT(QA)(question="q")
     assert server.headers[-1]["Authorization"] == "Bearer sk-1"
@@ -220,14 +184,6 @@ def test_the_cap_goes_where_hosted_reasoning_models_take_it(server: MockServer) 
     assert "max_tokens" not in server.requests[0]
 
 
-def test_a_server_that_loads_its_model_is_waited_for(server: MockServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retries, "LOADING", 0.01)
-    loading = (503, {}, {"error": {"message": "Loading model", "code": 503}})
-    server.faults = [loading] * 6
-    with dspy.context(lm=connect("mock", server.api_base, timeout=30)):
-        assert LongCoT(QA)(question="q").answer == "1"
-
-
 def test_a_dead_server_says_so_where_the_model_is_auto() -> None:
     from pdr_dspy.calls import RoundFailed
 
@@ -236,24 +192,60 @@ def test_a_dead_server_says_so_where_the_model_is_auto() -> None:
         LongCoT(QA)(question="q")
 
 
-def test_equal_drafts_of_temperature_0_are_one_request() -> None:
-    from pdr_dspy import SelfConsistency
+def test_replicas_of_different_kinds_have_in_common_what_all_can():
+    stack, _ = servers(0)
+    with stack:
+        vllm = stack.enter_context(MockServer(kind="vllm", context=512))
+        llama = stack.enter_context(MockServer(kind="llama.cpp", context=256))
+        lm = connect("mock", (vllm.api_base, llama.api_base))
+        lm.check_sync()
+        about = lm.capabilities_sync()
+        assert about.context_length == 256
+        assert not about.siblings
+        lm.close()
 
-    with says("1", kind="vllm") as server, dspy.context(lm=connect("mock", server.api_base)):
-        prediction = SelfConsistency(QA, n=4, temperature=0.0)(question="q")
-        assert len(server.requests) == 1
-        assert "n" not in server.requests[0]
-        assert len(prediction.rounds[0].drafts) == 4
-        assert prediction.ledger.total == prediction.ledger.calls[0].tokens
+
+def test_what_replicas_say_of_themselves_is_known_while_one_is_down():
+    with MockServer(kind="vllm", context=512) as server:
+        lm = connect("mock", [free_address(), server.api_base])
+        about = lm.capabilities_sync()
+        assert about.context_length == 512
+        assert about.siblings
+        lm.close()
+
+
+@pytest.mark.parametrize(("kind", "asked"), [("llama.cpp", True), ("vllm", True), ("other", False)])
+def test_siblings_are_decided_by_the_kind_of_server(kind: str, asked: bool):
+    with MockServer(kind=kind) as server:
+        lm = connect("mock", server.api_base)
+        assert lm.capabilities_sync().siblings is asked  # what is asked about it asks the server
+        lm.check_sync()
+        lm.close()
+        assert lm.capabilities_sync().siblings is asked
+        assert lm.capabilities_sync().prompt_once is (kind == "llama.cpp")
+
+
+@pytest.mark.parametrize("kind", ["llama.cpp", "vllm", "other"])
+def test_whether_n_drafts_count_their_prompt_once_is_asked_where_siblings_were_stated(kind: str):
+    with MockServer(kind=kind) as server:
+        lm = connect("mock", server.api_base, siblings=True)
+        assert lm.capabilities_sync().prompt_once is (kind != "vllm")
+        lm.close()
+        assert not connect("mock", server.api_base, siblings=False).capabilities_sync().prompt_once
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("llama.cpp", 2048), ("vllm", 2048), ("other", None)])
+def test_context_length_comes_from_the_server(kind: str, expected: int | None):
+    with MockServer(kind=kind, context=2048) as server:
+        lm = connect("mock", server.api_base)
+        assert lm.capabilities_sync().context_length == expected
+        lm.close()
+        assert connect("mock", server.api_base, context_length=77).capabilities_sync().context_length == 77
 
 
 @pytest.mark.slow
-def test_a_request_for_n_that_hangs_costs_one_draft() -> None:
-    from pdr_dspy import SelfConsistency
-
-    with says("1", kind="vllm") as server:
-        server.faults = ["hang"]
-        with dspy.context(lm=connect("mock", server.api_base, timeout=1.0)):
-            prediction = SelfConsistency(QA, n=3)(question="q")
-        assert [draft.ok for draft in prediction.rounds[0].drafts] == [True, True, True]
-        assert [request.get("n", 1) for request in server.requests] == [3, 1, 1, 1]
+def test_auto_works_without_a_check():
+    with MockServer(models=("only",)) as server:
+        lm = connect("auto", server.api_base)
+        send(lm, request(lm))
+        assert server.requests[0]["model"] == "only"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from pdr_dspy.testing import Reply, ScriptedLM, ScriptedRequest, count_words, scripted_lm
+from pdr_dspy.testing import Completion, Reply, ScriptedLM, ScriptedRequest, count_words, scripted_lm
 
 T = TypeVar("T")
 
@@ -33,6 +33,16 @@ def solver(request: ScriptedRequest) -> str:
 
 def engine(reply: Reply = solver, **options: Any) -> ScriptedLM:
     return scripted_lm(reply, **options)
+
+
+def answers(by_role: dict[str, Any]) -> ScriptedLM:
+    """A model whose text for each role is given; a function is called with the seed."""
+
+    def reply(request: ScriptedRequest) -> str | Completion:
+        text: Any = by_role[role_of(request)]
+        return cast("str", text(request.seed)) if callable(text) else text
+
+    return engine(reply)
 
 
 async def count(texts: Any) -> list[int]:

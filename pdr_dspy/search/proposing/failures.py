@@ -14,8 +14,8 @@ from pdr_dspy.errors import DataError, PDRError
 from pdr_dspy.evaluation import ids_of
 from pdr_dspy.evaluation.records import Report, Row
 from pdr_dspy.evaluation.runner import inputs_of
-from pdr_dspy.operators.loop import Stop
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.outcome import Stop
 
 RIGHT = 0.5
 """Score from which a row or draft counts as right."""

@@ -27,7 +27,8 @@ class _Group:
 
 
 class Gatherer:
-    """Holds requests of one event loop until their group is complete, then sends each run of seeds at once.
+    """Holds requests until their group is complete, then sends each run of seeds at once. Safe to use from several
+    event loops: a group is one of its loop.
 
     `send(wires)` takes wires whose seeds are consecutive and ascending, at most `limit` of them, and returns one
     result for each, in order.
@@ -36,34 +37,35 @@ class Gatherer:
     def __init__(self, send: Callable[[list[Wire]], Awaitable[Sequence[Any]]], limit: int | None = None) -> None:
         self._send = send
         self._limit = limit
-        self._groups: dict[str, _Group] = {}
+        self._groups: dict[tuple[asyncio.AbstractEventLoop, str], _Group] = {}
         self._tasks: set[asyncio.Task] = set()
 
     async def submit(self, wire: Wire) -> Any:
         """Return the result of `wire`; waits for its siblings, but not for cancelled or missing ones."""
         assert wire.group is not None
         loop = asyncio.get_running_loop()
-        group = self._groups.setdefault(wire.group, _Group(wire.size))
+        name = (loop, wire.group)
+        group = self._groups.setdefault(name, _Group(wire.size))
         future: asyncio.Future = loop.create_future()
         entry = (wire, future)
         group.members.append(entry)
         if group.timer is not None:
             group.timer.cancel()
         if len(group.members) >= group.size:
-            self._launch(wire.group)
+            self._launch(name)
         else:
-            group.timer = loop.call_later(PATIENCE, self._launch, wire.group)
+            group.timer = loop.call_later(PATIENCE, self._launch, name)
         try:
             return await future
         except asyncio.CancelledError:
-            if self._groups.get(wire.group) is group and entry in group.members:
+            if self._groups.get(name) is group and entry in group.members:
                 group.members.remove(entry)
                 group.size -= 1
                 if len(group.members) >= group.size:
-                    self._launch(wire.group)
+                    self._launch(name)
             raise
 
-    def _launch(self, name: str) -> None:
+    def _launch(self, name: tuple[asyncio.AbstractEventLoop, str]) -> None:
         group = self._groups.pop(name, None)
         if group is None:
             return

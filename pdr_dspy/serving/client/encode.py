@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from zlib import crc32
 
 from dspy import lm15
 
 from pdr_dspy.calls.output_format import OUTPUT, FormatKind, OutputFormat
+from pdr_dspy.serving.client.models import Server
 from pdr_dspy.text import clean
 
 SIBLINGS = "pdr_siblings"
@@ -96,6 +97,31 @@ def wire_request(request: lm15.Request, model: str, *, token_field: str = "max_t
     if not isinstance(siblings, dict) or body.get("seed") is None:
         return Wire(body)
     return Wire(body, group=str(siblings["group"]), size=int(str(siblings["size"])))
+
+
+def with_adapter(wire: Wire, adapter: str | None, server: Server | None, *, model: str, where: str) -> Wire:
+    """The request for a `model` with the adapter, or without any, in the words of this kind of server.
+
+    Args:
+        wire: a request for the model.
+        adapter: the adapter's name; None for the model alone.
+        server: the server's description of itself; None if it gave none.
+        model: the model's name.
+        where: the server's address, for messages.
+
+    Raises lm15.UnsupportedModelError if the server says that it has no such adapter.
+    """
+    kind = "other" if server is None else server.kind
+    if server is not None and kind in ("llama.cpp", "vllm") and adapter is not None and not server.has(adapter):
+        names = ", ".join(map(repr, server.adapter_names)) or "none"
+        remedy = "`--lora-scaled FILE:0`" if kind == "llama.cpp" else "`--lora-modules NAME=PATH`"
+        raise lm15.UnsupportedModelError(f"{where} has no adapter {adapter!r}; it has {names}; start it with {remedy}")
+    if server is not None and kind == "llama.cpp" and server.adapters:
+        return replace(wire, body={**wire.body, "lora": server.scales(adapter)})
+    if adapter is None:
+        return wire
+    # vLLM serves an adapter under its own name; SGLang as one of its model.
+    return replace(wire, body={**wire.body, "model": adapter if kind == "vllm" else f"{model}:{adapter}"})
 
 
 def formats_of(kind: str, *, constrained: bool | None) -> frozenset[FormatKind]:

@@ -9,6 +9,9 @@ from enum import Enum
 
 import aiohttp
 from dspy import lm15
+from yarl import URL
+
+from pdr_dspy.serving.client.encode import error_for_status
 
 
 class Outcome(Enum):
@@ -76,6 +79,29 @@ def unreached(where: str, error: Exception) -> lm15.LM15Error:
         why = error.os_error.strerror if isinstance(error, aiohttp.ClientConnectorError) else None
         return Unreachable(f"no server answers at {where}: {why or error}")
     return lm15.TransportError(f"the connection to {where} was lost: {error or type(error).__name__}")
+
+
+def refused(where: str, reply: aiohttp.ClientResponse, raw: bytes) -> lm15.LM15Error:
+    """The error for a reply with a status other than success, and its body."""
+    if reply.status < 400:
+        return Foreign(f"{where} {_elsewhere(reply)}", status=reply.status)
+    return error_for_status(
+        reply.status,
+        raw.decode("utf-8", "replace"),
+        retry_after=retry_after(reply.headers.get("Retry-After")),
+        where=where,
+    )
+
+
+def _elsewhere(reply: aiohttp.ClientResponse) -> str:
+    """Explains a redirection: prompts and key are never sent on to another address unasked."""
+    given = reply.headers.get("Location", "")
+    target = str(reply.url.join(URL(given))) if given else "nowhere"
+    for method in ("/chat/completions", "/models"):
+        if target.rstrip("/").endswith(method):
+            base = target.rstrip("/").removesuffix(method)
+            return f"redirects to {target}: use `api_base={base!r}` if that is your server"
+    return f"redirects to {target}, which is not an API: use the address of the API itself as `api_base`"
 
 
 def judge(error: lm15.LM15Error) -> Outcome:

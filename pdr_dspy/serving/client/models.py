@@ -91,6 +91,16 @@ class Server:
         """The facts of a model in one line; empty if the server reports none."""
         return " ".join(f"{key}={value}" for key, value in self.facts.get(name, {}).items())
 
+    def made_of_with(self, model: str, adapter: str | None) -> tuple[str, str | None]:
+        """What a model with an adapter is made of: the server's facts, and the digest of its files if known."""
+        served = self.row(model, adapter)
+        facts, weights = self.made_of(served), self.weights.get(served)
+        file = self.adapters.get(adapter or "")
+        if file is None:
+            return facts, weights
+        both = f"{weights}+{file.sha256[:12]}" if weights and file.sha256 else None
+        return f"{facts} lora={file.path}" + (f" lora_files={file.sha256[:12]}" if file.sha256 else ""), both
+
     def shown(self, name: str) -> str:
         """A model and its facts; all models if the server does not serve this one."""
         served = self.model(name)

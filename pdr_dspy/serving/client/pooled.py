@@ -17,10 +17,11 @@ async def post(engine: AsyncOpenAIEngine, path: str, body: Mapping[str, Any]) ->
 
     Raises lm15 errors only.
     """
-    if engine.model == "auto":
-        await engine.resolve()
-    await engine.identify()
-    data, tally = await engine.exchange(path, {"model": engine.model, **body}, read_object)
+    served = engine.served
+    if served.model == "auto":
+        await served.resolve()
+    await served.identify()
+    data, tally = await engine.transport.exchange(path, {"model": served.model, **body}, read_object)
     return data, {"tries": tally.tries, "unsettled": tally.unsettled}
 
 

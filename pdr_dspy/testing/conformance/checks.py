@@ -12,7 +12,7 @@ from pdr_dspy import calls
 from pdr_dspy.calls.failures import CallError
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.operators import BestOfN
-from pdr_dspy.operators.loop import Stop
+from pdr_dspy.operators.outcome import Stop
 from pdr_dspy.prompts.roles import Role
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.testing.scripted import scripted_lm

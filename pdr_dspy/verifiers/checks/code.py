@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pdr_dspy.errors import ConfigError, DataError
-from pdr_dspy.text.code import CodeExample, code_examples, programs
+from pdr_dspy.text.code import programs
+from pdr_dspy.text.task_examples import CodeExample, code_examples
 from pdr_dspy.verifiers import sandbox
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.checks.base import FEEDBACK_TOKENS, SyncForm, bounded, one_line
@@ -25,8 +26,8 @@ class CodeCheck(SyncForm):
     """Scores a program by the fraction of its task's examples that it passes.
 
     Feedback names the failing examples with their expected and actual results. The examples are those in the task's
-    text (see `text.code.code_examples`), or tests in a separate input field; a task without unambiguous examples raises
-    DataError: its drafts are unchecked, not wrong.
+    text (see `text.task_examples.code_examples`), or tests in a separate input field; a task without unambiguous
+    examples raises DataError: its drafts are unchecked, not wrong.
     """
 
     prompt: str = "prompt"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import dspy
 import pytest
 
 from pdr_dspy import calls
@@ -16,12 +17,13 @@ from pdr_dspy.calls.failures import CallError
 from pdr_dspy.calls.ledger import Call, Phase, Usage
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.operators.loop import Stop
+from pdr_dspy.operators.outcome import Stop
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.operators.strategies import PDR, SR, BestOfN, LongCoT, SelfConsistency
 from pdr_dspy.testing import ScriptedRequest, scripted_lm
 from pdr_dspy.verifiers.base import Score
 from tests.support.checks import QA, SMALL, Marks, ask, says
+from tests.support.served_models import until
 from tests.support.solver import role_of
 
 
@@ -134,6 +136,31 @@ def test_a_check_that_asks_nobody_leaves_no_call_behind() -> None:
     prediction = ask(BestOfN(QA, n=3, check=gate, stop_at=1.0, **SMALL), says("a", "b", "c"))
     assert (prediction.answer, gate.under_way) == ("a", 0)
     assert {call.phase for call in prediction.ledger.calls} == {Phase.DRAFT}
+
+
+@pytest.mark.parametrize("stop_at", [None, 1.0])
+def test_a_run_that_is_cancelled_has_paid_for_its_finished_checks(stop_at: float | None) -> None:
+    made = Call(phase=Phase.JUDGE, usage=Usage(input=5, output=1), model="judge")
+    gate = Gate(3, calls=(made,), slow=("c",))
+    program = BestOfN(QA, n=3, check=gate, stop_at=stop_at, **SMALL)
+    account = calls.Account()
+
+    async def run() -> None:
+        with dspy.context(lm=says("a", "b", "c")), calls.session(account=account):
+            task = asyncio.create_task(program.aforward(question="q"))
+            await gate.opened.wait()
+            await until(lambda: gate.under_way == 1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(run())
+    ledger = account.ledger
+    checks = [call for call in ledger.calls if call.phase is Phase.CHECK]
+    assert [(call.round, call.index, call.usage.tokens) for call in checks] == [(1, 0, 6), (1, 1, 6), (1, 2, None)]
+    assert [call.finish for call in checks] == ["stop", "stop", "cancelled"]
+    assert [call.phase for call in ledger.calls].count(Phase.DRAFT) == 3
+    assert not ledger.exact
 
 
 def test_which_draft_ends_it_does_not_depend_on_who_is_first() -> None:

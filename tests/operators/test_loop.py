@@ -1,4 +1,4 @@
-"""A session's deadline, and who listens to where a program is."""
+"""The loop until it ends: a session's deadline passes, and it answers from the drafts it has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 
 from pdr_dspy import PDR, LongCoT, Stop, session
 from pdr_dspy.calls import DeadlinePassed
-from pdr_dspy.operators import Progress
 from pdr_dspy.testing import Completion, ScriptedLM, ScriptedRequest, scripted_lm
 
 LATE = 0.4
@@ -26,27 +25,6 @@ def hanging(when: Callable[[ScriptedRequest], bool]) -> ScriptedLM:
 
 def program(**settings: object) -> dspy.Module:
     return PDR("question -> answer: int", **{"widths": (3, 2, 1), "draft_tokens": 64, "kappa": 200, **settings})
-
-
-def test_a_listener_hears_of_every_round() -> None:
-    heard: list[Progress] = []
-    with dspy.context(lm=hanging(lambda request: False)), session(on_progress=heard.append):
-        prediction = program(distiller="summary")(question="What?")
-    steps = [(each.step, each.round, each.width, len(each.drafts), len(each.workspaces)) for each in heard]
-    assert steps == [
-        ("drafting", 1, 3, 0, 0),
-        ("drafted", 1, 3, 3, 0),
-        ("ended", 1, 3, 3, 2),
-        ("drafting", 2, 2, 0, 0),
-        ("drafted", 2, 2, 2, 0),
-        ("ended", 2, 2, 2, 1),
-        ("drafting", 3, 1, 0, 0),
-        ("drafted", 3, 1, 1, 0),
-    ]
-    assert all(each.rounds == 3 for each in heard)
-    spent = [each.ledger.total for each in heard]
-    assert spent == sorted(spent)
-    assert spent[-1] == prediction.ledger.total
 
 
 def test_a_deadline_that_does_not_pass_changes_nothing() -> None:
