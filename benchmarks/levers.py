@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,10 +27,11 @@ from benchmarks.priors import PRIORS
 from benchmarks.reasoner import Cell, World
 from benchmarks.search import LIMITS, SPACE, best_of, play, quick_space
 from benchmarks.searchers import ours
+from benchmarks.texts import Writer
 from pdr_dspy.evaluation.statistics import mean_interval
 from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing.plan import Proposed, Tried
-from pdr_dspy.search.settings import Final, Race
+from pdr_dspy.search.settings import Final, Instructions, Race
 from pdr_dspy.search.space.candidate import Candidate
 
 VOTES = ("vote",)
@@ -55,8 +57,13 @@ LEVERS: dict[str, Mapping[str, Any]] = {
     "finalists once": {"final": Final(repeats=1)},
     "presets": {"presets": True},
     **{f"prior: {name}": {"presets": True, "prior": name} for name in PRIORS},
+    "texts once": {"texts": 1.5, "instructions": Instructions(count=6)},
+    "texts in 3 rounds": {"texts": 1.5, "instructions": Instructions(count=2, rounds=3)},
+    "texts once, any schedule": {"texts": math.inf, "instructions": Instructions(count=6)},
+    "texts in 3 rounds, any schedule": {"texts": math.inf, "instructions": Instructions(count=2, rounds=3)},
 }
-"""By name: changed arguments of `benchmarks.racing.search`; a prior by its name."""
+"""By name: changed arguments of `benchmarks.racing.search`; a prior by its name; `texts` is the fit of a simulated
+writer's texts, see `benchmarks.texts`."""
 TRIALS = 60
 
 
@@ -120,6 +127,8 @@ def world_runs(
         most = min(most, changed.pop("trials", most))
         if "prior" in changed:
             changed["prior"] = PRIORS[changed["prior"]]()
+        if "texts" in changed:
+            changed["writer"] = Writer(seed, changed.pop("texts"))
         searcher = ours(proposer=proposers[count], **changed)
         run = play(name, searcher, worlds[count], space, LIMITS, best, min(most, 20) if quick else most, seed)
         data = {field: value for field, value in asdict(run).items() if field not in ("curve", "reached")}

@@ -38,6 +38,7 @@ from benchmarks.law import (
     select_length,
     summary_length,
 )
+from benchmarks.texts import read_text
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.prompts import render, roles
 from pdr_dspy.prompts.roles import Role
@@ -62,6 +63,8 @@ class Cell(NamedTuple):
     """B_total, in tokens."""
     calls: tuple[tuple[str, int], ...]
     """Key and tokens of each call; equal keys are the same call, which a store has once."""
+    answer: int = 0
+    """0 is none."""
 
 
 class _Draft(NamedTuple):
@@ -149,7 +152,7 @@ class World:
                 shown = self._distil(plan, question, place, number, drafts, calls)
                 sequential += max((tokens for _, tokens in calls[before:]), default=0)
         answer = _plurality(done)
-        return Cell(float(answer == RIGHT), sequential, sum(tokens for _, tokens in calls), tuple(calls))
+        return Cell(float(answer == RIGHT), sequential, sum(tokens for _, tokens in calls), tuple(calls), answer)
 
     def plan(self, candidate: Candidate) -> Plan:
         """Caps, prompts and effects of a candidate."""
@@ -164,7 +167,7 @@ class World:
             caps = {role: own.get(role, schedule.distill_cap) + schedule.thinking_tokens for role in Role}
             shape = (schedule.k, schedule.distiller == "last", schedule.critique)
             prompts = {role: _prompt_tokens(role, *shape, texts.get(role)) for role in Role}
-            effects = {role: effect(texts.get(role)) for role in Role}
+            effects = {role: effect(texts.get(role), schedule) for role in Role}
             own_shape = {Role.SELECT: shape[:1], Role.REFINE: shape[1:]}
             stamps = {
                 role: f"/{caps[role]}/{schedule.temperature}/{own_shape.get(role, '')}/{texts.get(role)}"
@@ -403,10 +406,13 @@ class World:
         return expected(self.traits, self.plan(candidate), questions, samples, self.seed)
 
 
-def effect(instruction: str | None) -> float:
-    """The effect of an instruction, from -0.3 to 0.3 logits, determined by its text; 0 for the program's own."""
+def effect(instruction: str | None, schedule: Schedule | None = None) -> float:
+    """The effect of an instruction, from -0.3 to 0.3 logits, determined by its text; 0 for the program's own. One of
+    `benchmarks.texts` says its effect itself, and the schedule for which it is written."""
     if instruction is None:
         return 0.0
+    if (written := read_text(instruction)) is not None:
+        return written.effect(schedule)
     digest = hashlib.blake2b(instruction.strip().encode(), digest_size=4).digest()
     return 0.6 * (int.from_bytes(digest, "big") / 2**32 - 0.5)
 

@@ -87,7 +87,7 @@ class Ranking:
 
     def add(self, candidate: Candidate, mean: Truth) -> None:
         """Add a schedule with its means."""
-        place = (-max(0.0, *self.limits.excess(mean.sequential, mean.total).values()), mean.score, candidate)
+        place = (-max([0.0, *self.limits.excess(mean.sequential, mean.total).values()]), mean.score, candidate)
         if self.best is None or place[:2] > self.best[:2]:
             self.best = place
 
@@ -244,7 +244,7 @@ def minibatch(
 
 def _place(means: Sequence[Truth], limits: Limits) -> tuple[float, float]:
     sequential, total = fmean(m.sequential for m in means), fmean(m.total for m in means)
-    return -max(0.0, *limits.excess(sequential, total).values()), fmean(m.score for m in means)
+    return -max([0.0, *limits.excess(sequential, total).values()]), fmean(m.score for m in means)
 
 
 def _sampler(seed: int) -> optuna.samplers.BaseSampler:
@@ -286,11 +286,12 @@ def knowing(
 
 def ours(**settings: Any) -> Searcher:
     """The library's search: cohorts race, then the best four run on four fresh seeds."""
+    settings = {"student": STUDENT, **settings}
 
     def search(
         world: World, space: Space, limits: Limits, questions: Sequence[int], trials: int, seed: int
     ) -> Iterator[Progress]:
-        for step in racing.search(world, space, limits, questions, trials, seed, student=STUDENT, **settings):
+        for step in racing.search(world, space, limits, questions, trials, seed, **settings):
             yield Progress(*step)
 
     return search

@@ -22,6 +22,7 @@ from pdr_dspy.reporting.evaluation_tables import read_report
 from pdr_dspy.runtime.atomic_write import write_whole
 from pdr_dspy.text.wrapping import tidy
 from pdr_dspy.verifiers import Verifier
+from studies import tables
 
 ROOT = Path(__file__).parent
 ROWS = ROOT / "rows"
@@ -181,7 +182,8 @@ def go_pilots(
 
 
 def gather(study: Study, folder: Path, model: str) -> Path:
-    """Write the lines of those programs that have run on every question, from a run folder alone: no model is asked.
+    """Write the lines of those programs that have run on every question, and the table of their cells beside them
+    (`studies.tables`), from a run folder alone: no model is asked. Returns the path of the lines.
 
     Programs that are still running, or have not begun, are left out, so that every table compares equal questions.
     """
@@ -192,6 +194,10 @@ def gather(study: Study, folder: Path, model: str) -> Path:
             report = read_report(place, name)
             if len(report.rows) >= len(study.examples) * study.repeats:
                 reports[name] = report
+    if reports:
+        schedules = {name: study.programs[name].schedule for name in reports}
+        table = tables.of_rows(schedules, {name: report.rows for name, report in reports.items()})
+        tables.write(ROWS.parent / "tables" / f"{study.name}-{folder_name(model)}.jsonl", table)
     return write_lines(study.name, model, reports)
 
 

@@ -23,12 +23,13 @@ from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.evaluate import Job, save_json, summarise
 from pdr_dspy.cli.executor_option import executor_of
-from pdr_dspy.cli.program_files import find, operator_of
+from pdr_dspy.cli.program_files import build, find
 from pdr_dspy.cli.report import write_page
 from pdr_dspy.evaluation.drafts import over_drafts
 from pdr_dspy.evaluation.failures import failures_in_words
 from pdr_dspy.evaluation.records import Report
 from pdr_dspy.evaluation.statistics import Paired, paired
+from pdr_dspy.operators.nested import operators_of, replaced
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.prompts.shapes import is_code, plain_kind
 from pdr_dspy.prompts.values import is_text
@@ -106,8 +107,10 @@ def measure(
         few: only so many questions, the first ones, for SR and `others`, whose calls nothing else shares; their names
             say so, and their differences are those on these questions. None is all.
     """
-    operator = operator_of(job.target.program)
-    base = operator_of(job.target.task.build()) if job.target.task is not None else operator
+    own = operators_of(job.target.program, job.target.name)
+    base = job.target.program if job.target.task is None else build(job.target.task)
+    parts = operators_of(base, job.target.name).values()
+    each = " at each operator" if len(parts) > 1 else ""
 
     def run(program: dspy.Module, name: str, folder: str, matched: str = "") -> Line:
         report = job.evaluate(program, name, display, run_dir=job.run_dir / folder, store=store)
@@ -123,22 +126,25 @@ def measure(
     single = run(_single(base), "one pass", "one_pass")
     lines = [main, single]
     kinds: list[Callable[[int], Line]] = [
-        lambda passes: run(_voting(base, passes), f"majority of {passes}", f"vote{passes}", "B_total")
+        lambda passes: run(_voting(base, passes), f"majority of {passes}{each}", f"vote{passes}", "B_total")
     ]
-    if any(_is_free(field.annotation) for field in base.task.output_fields.values()):  # the same calls
-        kinds.append(lambda passes: run(_most_alike(base, passes), f"medoid of {passes}", f"medoid{passes}", "B_total"))
+    if any(_is_free(field.annotation) for one in parts for field in one.task.output_fields.values()):  # the same calls
+        kinds.append(
+            lambda passes: run(_most_alike(base, passes), f"medoid of {passes}{each}", f"medoid{passes}", "B_total")
+        )
     kinds += [
         lambda drafts, check=check: run(
             _best(base, drafts, check), f"best of {drafts} by {check}", f"best{drafts}_{check}", "B_total"
         )
-        for check in base.checks
+        for check in dict.fromkeys(check for one in parts for check in one.checks)
     ]
     # A round of independent drafts is matched by as many passes: no other number has to be tried.
-    width = operator.schedule.widths[0] if operator.schedule.rounds == 1 else None
+    wide = {one.schedule.widths[0] if one.schedule.rounds == 1 else None for one in own.values()}
+    width = wide.pop() if len(wide) == 1 else None
     for kind in kinds:
         lines += _several(kind, main, single, width, most_passes)
-    probe_rounds = max(2, operator.schedule.rounds)
-    probe = run_few(_refining(base, probe_rounds), f"SR x{probe_rounds}", f"sr{probe_rounds}")
+    probe_rounds = max(2, *(one.schedule.rounds for one in own.values()))
+    probe = run_few(_refining(base, probe_rounds), f"SR x{probe_rounds}{each}", f"sr{probe_rounds}")
     done = {probe_rounds: probe}
     matched: dict[int, list[str]] = {}
     for limit, tokens in (("B_seq", main.report.sequential), ("B_total", main.report.total)):
@@ -146,7 +152,7 @@ def measure(
         rounds = min(wanted, max(most_rounds, probe_rounds))
         matched.setdefault(rounds, []).extend([limit] if rounds == wanted else [])
         if rounds not in done:
-            done[rounds] = run_few(_refining(base, rounds), f"SR x{rounds}", f"sr{rounds}")
+            done[rounds] = run_few(_refining(base, rounds), f"SR x{rounds}{each}", f"sr{rounds}")
     lines += [done[rounds]._replace(matched=", ".join(limits)) for rounds, limits in matched.items()]
     lines[1] = _over_drafts(single, lines, job.run_dir)
     return [*lines, *(run_few(program, name, f"other{position}") for position, (name, program) in enumerate(others))]
@@ -175,13 +181,16 @@ def _several(run: Callable[[int], Line], main: Line, single: Line, passes: int |
 
 
 def rounds_for(probe: Report, tokens: float) -> int:
-    """How many rounds of SR cost about `tokens`, from the costs of its first and its later rounds in `probe`."""
-    calls = [call for row in probe.rows for call in row.calls]
+    """How many rounds of SR cost about `tokens`, from the costs of its first and its later rounds in `probe`; of SR at
+    each operator, if there are several."""
+    made = [row.calls for row in probe.rows if row.calls]
+    calls = [call for own in made for call in own]
     first = _per_turn([call for call in calls if call.phase is Phase.DRAFT])
     later = _per_turn([call for call in calls if call.phase is not Phase.DRAFT])
     if not first or not later:
         return 2
-    rounds = 1 + round((tokens - first) / later)
+    runs = sum(call.phase is Phase.DRAFT and not call.part for call in calls) / len(made)  # of operators, of a question
+    rounds = 1 + round((tokens / runs - first) / later)
     return max(2, min(MOST_ROUNDS, rounds))
 
 
@@ -233,15 +242,15 @@ def _plain(line: Line, first: Line) -> dict[str, Any]:
     return plain
 
 
-def _single(program: Operator) -> Operator:
+def _single(program: dspy.Module) -> dspy.Module:
     return _plainly(program, widths=(1,))
 
 
-def _voting(program: Operator, passes: int) -> Operator:
+def _voting(program: dspy.Module, passes: int) -> dspy.Module:
     return _plainly(program, widths=(passes,), final="vote")
 
 
-def _most_alike(program: Operator, passes: int) -> Operator:
+def _most_alike(program: dspy.Module, passes: int) -> dspy.Module:
     return _plainly(program, widths=(passes,), final="medoid")
 
 
@@ -250,18 +259,24 @@ def _is_free(kind: Any) -> bool:
     return is_text(kind) or is_code(plain_kind(kind))
 
 
-def _best(program: Operator, drafts: int, check: str) -> Operator:
+def _best(program: dspy.Module, drafts: int, check: str) -> dspy.Module:
     return _plainly(program, widths=(drafts,), final="best", check=check)
 
 
-def _refining(program: Operator, rounds: int) -> Operator:
+def _refining(program: dspy.Module, rounds: int) -> dspy.Module:
     return _plainly(program, widths=(1,) * rounds)
 
 
-def _plainly(program: Operator, **shape: Any) -> Operator:
-    """The program under a schedule of this shape, without a check unless the shape names one."""
+def _plainly(program: dspy.Module, **shape: Any) -> dspy.Module:
+    """The program with a schedule of this shape at each operator, without a check unless the shape names one; an
+    operator that lacks that check makes one pass."""
     plain = {"distiller": "last", "critique": False, "final": "refine", "check": None, "keep": False, "stop_at": None}
-    return program.with_schedule(program.schedule.replace(**plain | shape))
+
+    def changed(_: str, operator: Operator) -> Operator:
+        own = shape if shape.get("check") in (None, *operator.checks) else {"widths": (1,)}
+        return operator.with_schedule(operator.schedule.replace(**plain | own))
+
+    return replaced(program, changed)
 
 
 def _task_file(job: Job) -> str | None:

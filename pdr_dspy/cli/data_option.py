@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import dspy
 
 from pdr_dspy import datasets
-from pdr_dspy.cli.program_files import Target, named_in, program_file
+from pdr_dspy.cli.program_files import Target, named_in, operator_of, program_file
 from pdr_dspy.cli.verifier_option import grader_of
 from pdr_dspy.datasets.files import FILE_KINDS
 from pdr_dspy.datasets.hub import HUB
@@ -177,6 +177,14 @@ def interface_of(program: dspy.Module) -> type[dspy.Signature]:
     if len(fields) == len(named):
         fields["answer"] = (str, dspy.OutputField())
     return dspy.Signature(fields, "")  # type: ignore[return-value,call-arg]
+
+
+def inputs_of(program: dspy.Module) -> list[str]:
+    """The names of a program's inputs; those of its first operator if its `forward` names none."""
+    try:
+        return list(interface_of(program).input_fields)
+    except ConfigError:
+        return list(operator_of(program).task.input_fields)
 
 
 def is_file(data: str) -> bool:

@@ -20,7 +20,7 @@ from pdr_dspy.cli.data_option import DataOptions, read
 from pdr_dspy.cli.display import Display, report_columns, report_rows
 from pdr_dspy.cli.executor_option import check_reachable, executor_of
 from pdr_dspy.cli.model_option import Model
-from pdr_dspy.cli.program_files import Target, find, operator_of
+from pdr_dspy.cli.program_files import Target, find, schedule_of
 from pdr_dspy.cli.run_folders import Kind, check_folder
 from pdr_dspy.cli.wrong_answers import wrong_in_words
 from pdr_dspy.errors import ServerError, StoreError
@@ -106,7 +106,7 @@ class Job:
     @contextmanager
     def serving(self, display: Display) -> Iterator[None]:
         """Inside, the program's model is available, and the judge's if the verifier calls one; both are checked."""
-        with self.model.serving(operator_of(self.target.program).schedule, display):
+        with self.model.serving(schedule_of(self.target.program), display):
             if self.judge is None:
                 yield
                 return

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,19 @@ from pdr_dspy.calls.store import address
 from pdr_dspy.cli import compare
 from pdr_dspy.cli.axis_option import space_around
 from pdr_dspy.cli.compare import MOST_PASSES, MOST_ROUNDS
-from pdr_dspy.cli.data_option import DataOptions, read_both
+from pdr_dspy.cli.data_option import DataOptions, inputs_of, read_both
 from pdr_dspy.cli.display import Display, report_columns, report_rows
 from pdr_dspy.cli.evaluate import Job, save_json
 from pdr_dspy.cli.executor_option import check_reachable, executor_of
 from pdr_dspy.cli.model_option import Model
-from pdr_dspy.cli.program_files import Target, Task, build, find, operator_of
+from pdr_dspy.cli.program_files import Target, Task, build, find, schedules_of
 from pdr_dspy.cli.report import write_page
 from pdr_dspy.cli.run_folders import check_folder
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation.failures import failures_in_words
 from pdr_dspy.evaluation.fingerprint import fingerprint
+from pdr_dspy.operators.nested import operators_in
+from pdr_dspy.operators.operator import Operator
 from pdr_dspy.runtime import postgres
 from pdr_dspy.search import Estimate, PDROptimizer, SearchResult, Space, Spaces
 from pdr_dspy.search.dashboard import ARTIFACTS
@@ -48,9 +51,11 @@ def optimize(
     trusted: bool = False,
     ray: str | None = None,
     options: DataOptions | None = None,
+    writer: Model | None = None,
     **settings: Any,
 ) -> None:
-    """Tune the program that `target` names on its task's data, or on those of `options`."""
+    """Tune the program that `target` names on its task's data, or on those of `options`; `writer` writes instructions
+    in place of the program's own model."""
     check_reachable(model, ray)
     options = options or DataOptions()
     found = find(target, task=task, trusted=trusted)
@@ -81,23 +86,55 @@ def optimize(
             model.answering(),
             searched,
             *([list(axes)] if axes else []),
+            *([{"writer": writer.answering()}] if writer else []),
             verifier.describe(),
             fingerprint(found.program),
         ]
         run_dir = Path("runs") / f"optimize-{found.name}-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:8]}"
-    study(
-        graded_as,
-        student=found.program,
-        trainset=trainset,
-        valset=valset,
-        model=model,
-        run_dir=run_dir,
-        display=display,
-        space=space,
-        dry_run=dry_run,
-        ray=ray,
-        **settings,
-    )
+    with _connected(writer) as more:
+        study(
+            graded_as,
+            student=found.program,
+            trainset=trainset,
+            valset=valset,
+            model=model,
+            run_dir=run_dir,
+            display=display,
+            space=space,
+            dry_run=dry_run,
+            ray=ray,
+            **more,
+            **settings,
+        )
+
+
+def writer_of(prompts: int, api_base: str | None, name: str | None) -> Model | None:
+    """The model that writes instructions; None for the program's own. Raises ConfigError for options that lack
+    another."""
+    if name is None and api_base is None:
+        return None
+    given = "--prompt-model" if name is not None else "--prompt-api-base"
+    if api_base is None:
+        raise ConfigError(f"`--prompt-model {name}` names a model of a running server: add `--prompt-api-base`")
+    if not prompts:
+        raise ConfigError(f"`{given}` is the model that writes instructions: add `--prompts`")
+    return Model(api_base, name)
+
+
+@contextmanager
+def _connected(writer: Model | None) -> Iterator[dict[str, Any]]:
+    """The writer's LM as a setting of the search. Raises EndpointError if its server is down."""
+    if writer is None:
+        yield {}
+        return
+    from pdr_dspy.serving import connect
+
+    lm = connect(writer.name or "auto", writer.servers[0])
+    try:
+        lm.check_sync()
+        yield {"prompt_model": lm}
+    finally:
+        lm.close()
 
 
 def study(
@@ -195,7 +232,7 @@ def _compare(
     # A longer search may find another program, a later one may use other questions: each has separate rows.
     compared = address({"program": fingerprint(tuned), "questions": datasets.fingerprint(valset)})[:8]
     job = Job(
-        target=Target(f"tuned: {operator_of(tuned).schedule}", tuned, task),
+        target=Target(f"tuned: {schedules_of(tuned)}", tuned, task),
         examples=valset,
         verifier=optimizer.verifier,
         model=model,
@@ -205,8 +242,10 @@ def _compare(
         run_dir=run_dir / "compare" / compared,
         executor=optimizer.executor,
     )
-    kept, single = optimizer.result.confirmation.kept, operator_of(student).schedule.widths == (1,)
-    others = [] if kept == "student" or single else [("untuned", student)]  # one pass is compared anyway
+    single = all(one.schedule.widths == (1,) for one in operators_in(student).values())
+    others = (
+        [] if optimizer.result.confirmation.kept == "student" or single else [("untuned", student)]
+    )  # one pass is compared anyway
     with optimizer.rollouts() as store:
         lines = compare.measure(job, [*others, *against.items()], store, display, **limits)
     lines = [line._replace(folder=f"{job.run_dir.name}/{line.folder}") for line in lines]
@@ -229,6 +268,8 @@ def _finish(
     seen = "questions unseen by the search" if confirmation.untouched else "the search's questions, fresh seeds"
     display.table(f"confirmed on {seen}", report_columns(figures), report_rows(figures))
     display.say(f"{result.stopped}; {confirmation.verdict}")
+    for place, credit in result.credits.items():
+        display.say(f"what its schedule at {place!r} brought trial {result.best.number}: {credit}")
     display.say(f"{result.paid:,} tokens paid for the search, {result.saved:,} replayed from the store")
     display.say(f"{display.sent:,} tokens paid by this command, all steps together")
     for failed in failures_in_words([row for rows in result.rows.values() for row in rows]):
@@ -246,15 +287,17 @@ def _finish(
     for name, calibration in result.calibrations.items():
         display.say(f"the check {name!r}, on training questions: {calibration}")
     page = write_page(run_dir, None, display)
-    inputs = list(operator_of(tuned).task.input_fields)
+    inputs = inputs_of(tuned)
+    # A module is loaded into one of the same form.
+    form, beside = ("", "") if isinstance(tuned, Operator) else (f", program={type(tuned).__name__}()", task.beside)
     given = '--input "..."' if len(inputs) == 1 else " ".join(f'--input {name}="..."' for name in inputs)
     called = ", ".join(f'{name}="..."' for name in inputs)
     where = _trials(optimizer)
     served = f" --api-base {model.servers[0]}" if model.api_base else ""
     display.say(
-        f"use it:  pdr run {best} {given}{served}\n"
+        f"use it:  pdr run {best}{beside} {given}{served}\n"
         f"         pdr compare {best}{task.option}{served}\n"
-        f'         program = pdr_dspy.load("{best}"); program({called})'
+        f'         program = pdr_dspy.load("{best}"{form}); program({called})'
         + (f"\nreport:  {page}" if page else "")
         + f"\ntrials:  optuna-dashboard {where}"
     )

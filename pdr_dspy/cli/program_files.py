@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import importlib.util
 import os
@@ -26,6 +27,7 @@ from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.operators.strategies import PDR
 from pdr_dspy.runtime.atomic_write import local_path
+from pdr_dspy.search.space.space import larger
 from pdr_dspy.verifiers import Verifier, as_verifier
 
 
@@ -53,10 +55,15 @@ class Task:
     @property
     def option(self) -> str:
         """What a command about a saved program of it needs beside the program's path; "" where its name is enough."""
+        return f"{self.beside}{self.graded}"
+
+    @property
+    def beside(self) -> str:
+        """The option of the command line that names it, with a space in front; "" where its name is enough."""
         if self.file is None or self.named:
-            return self.graded
+            return ""
         part = f":{self.part}" if self.part else ""
-        return f" --task {shlex.quote(os.path.relpath(self.file) + part)}{self.graded}"
+        return f" --task {shlex.quote(os.path.relpath(self.file) + part)}"
 
 
 @dataclass(frozen=True)
@@ -206,6 +213,19 @@ def operator_of(program: dspy.Module) -> Operator:
     return next(iter(operators_of(program, type(program).__name__).values()))
 
 
+def schedules_of(program: dspy.Module) -> str:
+    """The schedule of a program, or of each of its operators with its path if there are several. Raises ConfigError if
+    it has none."""
+    own = operators_of(program, type(program).__name__)
+    return "; ".join(str(one.schedule) if len(own) == 1 else f"{place}: {one.schedule}" for place, one in own.items())
+
+
+def schedule_of(program: dspy.Module) -> Schedule:
+    """A schedule that needs as much of a model as any operator's in a program. Raises ConfigError if it has none."""
+    own = [operator.schedule for operator in operators_of(program, type(program).__name__).values()]
+    return functools.reduce(larger, own)
+
+
 def _artifact(path: Path, task: Task | None, trusted: bool) -> Target:
     """A saved program, with the program file that it was tuned for if its name still finds it."""
     from pdr_dspy import artifact
@@ -216,6 +236,11 @@ def _artifact(path: Path, task: Task | None, trusted: bool) -> Target:
         name = (artifact.read(path).get("data") or {}).get("task")
         if isinstance(name, str) and _file_of(name) is not None:
             task = find_task(name)
+    if task is None and list(saved := artifact.read(path).get("operators") or [""]) != [""]:
+        raise ArtifactError(
+            f"{path} was saved from a custom module with operators at {', '.join(saved)}; give `--task` its program "
+            "file, such as `--task mine.py`"
+        )
     program = artifact.load(path, program=None if task is None else build(task), trusted=trusted)
     return Target(path.stem, program, task, path)
 

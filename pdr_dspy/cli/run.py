@@ -5,21 +5,28 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import dspy
 import typer
 
 from pdr_dspy import calls, datasets
+from pdr_dspy.calls.account import Account
 from pdr_dspy.calls.budget import Budget
+from pdr_dspy.calls.ledger import Ledger
+from pdr_dspy.cli.data_option import inputs_of
 from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.model_option import Model
-from pdr_dspy.cli.program_files import find, operator_of
+from pdr_dspy.cli.program_files import find, schedule_of, schedules_of
 from pdr_dspy.errors import ConfigError, DataError, PDRError
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.prompts.content import json_data
+from pdr_dspy.prompts.roles import RESERVED
 from pdr_dspy.runtime import event_loop
 
 
@@ -38,29 +45,63 @@ def run(
 ) -> None:
     """Answer `given`, or every line of `jsonl`."""
     program = find(target, task=task, trusted=trusted).program
-    operator = operator_of(program)
+    asked = Asked(program, seed, budget or Budget(), model.in_flight)
     if bool(given) == (jsonl is not None):
-        names = ", ".join(operator.task.input_fields)
-        raise ConfigError(f"give either `--input` (inputs: {names}) or `--jsonl`")
-    settings: dict[str, Any] = {}
-    if isinstance(program, Operator):
-        settings = {"seed": seed, "budget": budget or Budget()}
-    questions = [parse_inputs(given, operator)] if jsonl is None else list(read_questions(jsonl))
-    with model.serving(operator.schedule, display), calls.session(seed=seed):
+        raise ConfigError(f"give either `--input` (inputs: {', '.join(asked.inputs)}) or `--jsonl`")
+    questions = [parse_inputs(given, asked.inputs)] if jsonl is None else list(read_questions(jsonl))
+    with asked.threads, model.serving(schedule_of(program), display), calls.session(seed=seed):
         if jsonl is None:
-            with display.status(f"running {operator.schedule}"):
-                prediction = event_loop.run(lambda: program.acall(**questions[0], **settings))
-            _show(operator, prediction, as_json, display)
+            with display.status(f"running {schedules_of(program)}"):
+                answer = event_loop.run(lambda: asked(questions[0]))
+            _show(answer, as_json, display)
             return
-        failed = event_loop.run(lambda: _stream(program, operator, questions, settings, model.in_flight))
+        failed = event_loop.run(lambda: _stream(asked, questions, model.in_flight))
     if failed:
         display.say(f"{failed} of {len(questions)} failed")
         raise typer.Exit(1)
 
 
-def parse_inputs(given: Sequence[str], operator: Operator) -> dict[str, str]:
+class Answer(NamedTuple):
+    """One run of a program."""
+
+    prediction: dspy.Prediction
+    outputs: list[str]
+    ledger: Ledger
+    sequential: int
+    """Tokens."""
+
+
+class Asked:
+    """A program that answers questions: an operator, or a module with operators in it, whose runs share the budget."""
+
+    def __init__(self, program: dspy.Module, seed: int, budget: Budget, width: int) -> None:
+        self.program = program
+        self.seed = seed
+        self.budget = budget
+        self.inputs = inputs_of(program)
+        self.threads = ThreadPoolExecutor(width)  # the event loop's own are few, and requests pass through them
+
+    async def __call__(self, inputs: Mapping[str, Any]) -> Answer:
+        """Run it once."""
+        program = self.program
+        if isinstance(program, Operator):
+            prediction = await program.acall(**inputs, seed=self.seed, budget=self.budget)
+            ledger = prediction.ledger
+            return Answer(prediction, list(program.task.output_fields), ledger, ledger.sequential)
+        account = Account(self.budget)
+        prediction: dspy.Prediction
+        with calls.session(account=account):
+            if hasattr(program, "aforward"):
+                prediction = await program.acall(**inputs)
+            else:
+                made = partial(copy_context().run, program, **inputs)
+                prediction = await asyncio.get_running_loop().run_in_executor(self.threads, made)
+        outputs = [name for name in prediction if name not in RESERVED]
+        return Answer(prediction, outputs, account.ledger, account.sequential)
+
+
+def parse_inputs(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     """`NAME=TEXT` pairs; a text alone is the only input."""
-    names = list(operator.task.input_fields)
     inputs: dict[str, str] = {}
     for text in given:
         name, equals, value = text.partition("=")
@@ -92,18 +133,16 @@ def read_questions(path: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
-async def _stream(
-    program: dspy.Module, operator: Operator, questions: Sequence[dict[str, Any]], settings: dict[str, Any], width: int
-) -> int:
+async def _stream(asked: Asked, questions: Sequence[dict[str, Any]], width: int) -> int:
     """Answer the questions, and print each answer as soon as all before it are printed."""
     gate = asyncio.Semaphore(width)
-    wanted = set(operator.task.input_fields)
+    wanted = set(asked.inputs)
 
     async def one(question: dict[str, Any]) -> dict[str, Any]:
         async with gate:
             inputs = {name: value for name, value in question.items() if name in wanted}
             try:
-                return _record(operator, await program.acall(**inputs, **settings))
+                return _record(await asked(inputs))
             except PDRError as error:
                 return {"error": str(error)}
 
@@ -122,32 +161,29 @@ async def _stream(
     return failed
 
 
-def _record(operator: Operator, prediction: dspy.Prediction) -> dict[str, Any]:
-    outputs = {name: json_data(prediction.get(name)) for name in operator.task.output_fields}
-    ledger = prediction.get("ledger")
-    costs: dict[str, float] = (
-        {} if ledger is None else {"sequential": ledger.sequential, "total": ledger.total, "calls": len(ledger)}
-    )
-    if ledger is not None and ledger.cost is not None:
-        costs["cost"] = ledger.cost
-    return {**outputs, "stop": str(prediction.get("stop")), **costs}
+def _record(answer: Answer) -> dict[str, Any]:
+    prediction, ledger = answer.prediction, answer.ledger
+    record = {name: json_data(prediction.get(name)) for name in answer.outputs}
+    if "stop" in prediction:
+        record["stop"] = str(prediction.stop)
+    record |= {"sequential": answer.sequential, "total": ledger.total, "calls": len(ledger)}
+    return record if ledger.cost is None else {**record, "cost": ledger.cost}
 
 
-def _show(operator: Operator, prediction: dspy.Prediction, as_json: bool, display: Display) -> None:
-    record = _record(operator, prediction)
+def _show(answer: Answer, as_json: bool, display: Display) -> None:
+    record, prediction, ledger = _record(answer), answer.prediction, answer.ledger
     if as_json:
         typer.echo(json.dumps({**record, "solution": prediction.get("solution")}, ensure_ascii=False))
         return
     if prediction.get("solution"):
         display.say(f"{prediction.solution}\n")
-    for name in operator.task.output_fields:
+    for name in answer.outputs:
         typer.echo(f"{name}: {record[name]}")
-    if "total" in record:
-        ledger = prediction.ledger
-        odd = {"failed": ledger.failed, "cut": ledger.truncated, "cancelled": ledger.cancelled}
-        noted = ", ".join(f"{count} {what}" for what, count in odd.items() if count)
-        display.say(
-            f"stop: {record['stop']}; {record['calls']} calls{f' ({noted})' if noted else ''}, "
-            f"B_seq {record['sequential']:,}, B_total {record['total']:,}"
-            f"{'' if ledger.cost is None else f', cost {ledger.cost:.4g}'}"
-        )
+    odd = {"failed": ledger.failed, "cut": ledger.truncated, "cancelled": ledger.cancelled}
+    noted = ", ".join(f"{count} {what}" for what, count in odd.items() if count)
+    stop = f"stop: {record['stop']}; " if "stop" in record else ""
+    display.say(
+        f"{stop}{record['calls']} calls"
+        f"{f' ({noted})' if noted else ''}, B_seq {record['sequential']:,}, B_total {record['total']:,}"
+        f"{'' if ledger.cost is None else f', cost {ledger.cost:.4g}'}"
+    )

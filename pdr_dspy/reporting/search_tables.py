@@ -22,6 +22,7 @@ from pdr_dspy.evaluation.records import Report, Row
 from pdr_dspy.evaluation.statistics import Interval, Paired, paired
 from pdr_dspy.reporting.evaluation_tables import read_report
 from pdr_dspy.runtime.atomic_write import local_path
+from pdr_dspy.search.credit import Credit
 from pdr_dspy.search.front_members import Rows, by_question
 from pdr_dspy.search.proposing.instructions import Proposal, Proposals
 from pdr_dspy.search.racing import resampling
@@ -66,6 +67,8 @@ class SearchFacts(NamedTuple):
     """Runs of each finalist on fresh seeds."""
     proposals: Proposals | None = None
     """Instructions that a model wrote for the search; None if none were requested."""
+    credits: Mapping[str, Credit] = {}
+    """What the choice at each operator with a space of its own brought, by its path."""
     places: Mapping[str, str] = {}
     """Folders of the confirmation's rows for "student" and "winner", below the run folder; empty if there is none."""
 
@@ -101,6 +104,7 @@ def facts_of(result: SearchResult) -> SearchFacts:
         {number: rows[: runs[number]] for number, rows in result.rows.items()},
         {number: rows[runs[number] :] for number, rows in result.rows.items() if len(rows) > runs[number]},
         result.proposals,
+        result.credits,
     )
 
 
@@ -137,6 +141,7 @@ def read_search(folder: str | Path) -> SearchFacts:
             _rows(folder / "trials", [trial.number for trial in trials]),
             _rows(folder / "final", [one.number for one in finalists]),
             Proposals(**facts["proposals"]) if facts.get("proposals") else None,
+            {place: _credit(one) for place, one in facts.get("credits", {}).items()},
             {which: f"{confirmed['folder']}/{confirmed[which]}" for which in ("student", "winner")},
         )
     except OSError as error:
@@ -145,6 +150,11 @@ def read_search(folder: str | Path) -> SearchFacts:
         raise StoreError(
             f"{path} is damaged, or not of a search of this version ({error}); run the same search again to rewrite it"
         ) from error
+
+
+def _credit(facts: Mapping[str, Any]) -> Credit:
+    interval = facts["interval"]
+    return Credit(facts["gain"], None if interval is None else Interval(*interval), facts["trial"], facts["same"])
 
 
 def _known(facts: Mapping[str, Any], missing: float | None = None) -> dict[str, Any]:
@@ -275,6 +285,10 @@ class Written(NamedTuple):
     """Trials that used it."""
     score: float
     """The highest pooled score of its trials with complete races; nan if there is none."""
+    round: int = 1
+    """The round of writing, from 1."""
+    parent: int | None = None
+    """The trial whose instructions it improves; None if that is unknown."""
 
 
 def _has(candidate: Candidate, one: Proposal) -> bool:
@@ -288,7 +302,7 @@ def written(trials: Sequence[TrialRecord], proposals: Proposals | None) -> list[
         own = [t for t in trials if any(_has(part, one) for part in t.candidate.by_operator.values())]
         scores = [trial.pooled for trial in own if trial.state == "measured"]
         best = max(scores, default=math.nan)
-        found.append(Written(one.role.value, one.text, one.tip, one.tokens, len(own), best))
+        found.append(Written(one.role.value, one.text, one.tip, one.tokens, len(own), best, one.round, one.parent))
     return sorted(found, key=lambda one: (not one.trials, -one.score if math.isfinite(one.score) else 0.0))
 
 

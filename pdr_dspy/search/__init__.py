@@ -6,11 +6,14 @@ run of a search and its journal. `optimizer` is the teleprompter, `problem` and 
 
 from __future__ import annotations
 
+from pdr_dspy.search.credit import Credit
 from pdr_dspy.search.front_members import Member
 from pdr_dspy.search.optimizer import Estimate, PDROptimizer
 from pdr_dspy.search.prior import Prior
 from pdr_dspy.search.proposing.failures import Failure, failures_of
-from pdr_dspy.search.proposing.instructions import Proposal, Proposals, feedback, propose
+from pdr_dspy.search.proposing.feedback import feedback
+from pdr_dspy.search.proposing.instructions import Proposal, Proposals, propose
+from pdr_dspy.search.proposing.writer import Earlier, Parent
 from pdr_dspy.search.racing.confirmation import Confirmation
 from pdr_dspy.search.racing.pareto import Limits, front
 from pdr_dspy.search.racing.plan import Finalist
@@ -30,6 +33,8 @@ __all__ = [
     "Candidate",
     "Confirm",
     "Confirmation",
+    "Credit",
+    "Earlier",
     "Estimate",
     "Failure",
     "Final",
@@ -39,6 +44,7 @@ __all__ = [
     "Member",
     "Outcomes",
     "PDROptimizer",
+    "Parent",
     "Prior",
     "Proposal",
     "Proposals",

@@ -13,13 +13,17 @@ from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import PRESETS, Nominal, Schedule, preset
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.search.problem import Problem
+from pdr_dspy.search.proposing import written_instructions
+from pdr_dspy.search.proposing.instructions import Proposals
 from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing.cost_model import SLACK, Profile, predict_all, predict_cost, profile_at
 from pdr_dspy.search.racing.plan import Propose, Proposed, Tried
-from pdr_dspy.search.replays import replays
+from pdr_dspy.search.replays import Order, replays
 from pdr_dspy.search.space.candidate import Candidate, program_with
 from pdr_dspy.search.space.spaces import AnySpace, Space
 
+REFLECTION = "reflection"
+"""The origin of a candidate with an instruction that a model wrote for its schedule."""
 logger = logging.getLogger("pdr_dspy.search")
 
 
@@ -146,49 +150,65 @@ def proposer_of(problem: Problem, space: AnySpace) -> Proposer:
     return Proposer(space, limits=settings.limits, costs=settings.costs, seed=settings.seed, sampler=settings.sampler)
 
 
-def propose(problem: Problem, proposer: Proposer, request: Propose, profile: Profile) -> list[Proposed]:
-    """New candidates: presets that were not tried, then proposals based on the results so far, then those that cost no
-    tokens.
+def propose(
+    problem: Problem,
+    proposer: Proposer,
+    request: Propose,
+    profile: Profile,
+    order: Order,
+    written: Proposals | None = None,
+) -> list[Proposed]:
+    """New candidates: presets that were not tried, and written instructions on the schedules for which they were
+    written; then proposals based on the results so far, then those that cost no tokens.
 
     Args:
         problem: of the search.
         proposer: of the current space.
         request: the number of candidates, and those already tried.
         profile: the costs of each phase's calls so far.
+        order: of the operators' calls so far.
+        written: instructions that a model wrote; the proposer's space includes them.
     """
     affordable = _Affordable(problem, profile)
     tried = request.tried[1:] if problem.mixed else request.tried  # a mixed student is not a candidate
-    start = [*proposer.expected(problem.settings.prior, request, affordable), *presets(problem, affordable)]
-    found = filled(start, proposer, request, tried, affordable)
-    if isinstance(proposer.space, Space) and request.free:
+    limits = problem.settings.limits
+    texts = written_instructions.children(written, request.tried, proposer.space, limits, mixed=problem.mixed)
+    few = list(itertools.islice(filter(affordable, texts), request.wanted))
+    found = _trials(problem, proposer, request, tried, affordable, few)
+    if isinstance(proposer.space, Space) and request.free and order.alone:
         known = {one.candidate.key for one in found}
         free = replays(proposer.space, tried, request.free, lambda one: one.key not in known and affordable(one))
         found += [Proposed("same calls", candidate, free=True) for candidate in free]
     return found
 
 
-def filled(
-    start: Sequence[Proposed],
+def _trials(
+    problem: Problem,
     proposer: Proposer,
     request: Propose,
     tried: Sequence[Tried],
     affordable: Callable[[Candidate], bool],
+    texts: Sequence[Candidate] = (),
 ) -> list[Proposed]:
-    """The candidates of a cohort: first those of `start` that were not tried, then proposals based on the results so
-    far."""
+    """What the prior expects most, presets, texts on their schedules in at most half of the cohort, and proposals of
+    the sampler."""
     seen = {known.candidate.key for known in tried}
     named: dict[str, Proposed] = {}
-    for one in start:
+    expected = proposer.expected(problem.settings.prior, request, affordable)
+    for one in (*expected, *presets(problem, affordable)):
         named.setdefault(one.candidate.key, one)
-    new = [one for key, one in named.items() if key not in seen][: request.wanted]
-    left = request.wanted - len(new)
+    fresh = [one for key, one in named.items() if key not in seen]
+    written = list({one.key: Proposed(REFLECTION, one) for one in texts if one.key not in {*seen, *named}}.values())
+    written = written[: request.wanted // 2 or (0 if fresh else 1)]
+    start = [*fresh[: request.wanted - len(written)], *written]
+    left = request.wanted - len(start)
     if not left:
-        return new
-    waiting = tuple(Tried(one.candidate, math.nan, math.nan, math.nan, 0) for one in new)
+        return start
+    waiting = tuple(Tried(one.candidate, math.nan, math.nan, math.nan, 0) for one in start)
     more = proposer.propose(
         (*tried, *waiting), left, cohort=request.cohort, too_expensive=lambda candidate: not affordable(candidate)
     )
-    return [*new, *more]
+    return [*start, *more]
 
 
 class _Affordable:

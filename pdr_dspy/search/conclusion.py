@@ -13,6 +13,7 @@ from pdr_dspy.evaluation.evaluator import describe as describe_evaluation
 from pdr_dspy.evaluation.records import Report, Row
 from pdr_dspy.evaluation.statistics import paired
 from pdr_dspy.runtime.atomic_write import write_whole
+from pdr_dspy.search.credit import credits_of
 from pdr_dspy.search.driver.measurements import SEEDS, place_of
 from pdr_dspy.search.front_members import estimated_front
 from pdr_dspy.search.problem import Problem
@@ -59,6 +60,10 @@ def conclude(
     best = trials[found.chosen]
     confirmation = confirm(problem, best, rows, accept=accept, margin=margin, tied=found.tied, written=written)
     logger.info("%s; %s", found.stopped, confirmation.verdict)
+    made = {
+        trial.number: [row for stage in (Stage.RACE, Stage.FINAL) for row in rows(stage, trial.number)]
+        for trial in trials
+    }
     return SearchResult(
         program=program_of(problem.student, best) if confirmation.kept == "winner" else problem.student.deepcopy(),
         student=problem.student,
@@ -74,10 +79,8 @@ def conclude(
         paid=found.paid,
         saved=found.saved,
         proposals=written,
-        rows={
-            trial.number: [row for stage in (Stage.RACE, Stage.FINAL) for row in rows(stage, trial.number)]
-            for trial in trials
-        },
+        credits=credits_of(trials, made, best),
+        rows=made,
     )
 
 

@@ -24,7 +24,7 @@ from pdr_dspy.search.racing.plan import Arm, Measure, Plan, Propose, Request, St
 from pdr_dspy.search.settings import RunOptions
 from pdr_dspy.search.space.candidate import Candidate
 
-WRITING = 200, 4000
+WRITING = 200, 6000
 """Minimum and maximum tokens of one call for an instruction."""
 
 
@@ -101,14 +101,14 @@ class _Follower:
         self.plan: Plan = plan_of(problem, options)
         self.measurements: Measurements = measurements_of(problem, options, journal, store)
         self.proposer: Proposer = proposer_of(problem, problem.space)
-        self.written: Proposals | None = None
-        """The instructions in the journal, once the plan has requested them."""
+        self.rounds: dict[int, Proposals] = {}
+        """The instructions in the journal, by round, once the plan has requested them."""
 
     def answer(self, request: Request) -> Any:
         """The journal's answer. Raises _Unanswered if it has none."""
         answer: Any
         if isinstance(request, Write):
-            answer = self._written()
+            answer = self._written(request.round)
         elif isinstance(request, Propose):
             answer = cohort_in(self.journal, request, self.options)
             if answer is None and not self._new_trials():
@@ -119,12 +119,24 @@ class _Follower:
             raise _Unanswered(request)
         return answer
 
-    def _written(self) -> tuple[tuple[str, int], ...] | None:
-        self.written = instructions_in(self.journal, self.options)
-        if self.written is None:
+    def _written(self, round: int) -> tuple[tuple[str, int], ...] | None:
+        found = instructions_in(self.journal, self.options, round)
+        if found is None:
             return None
-        self.proposer = proposer_of(self.problem, written_instructions.extended(self.problem.space, self.written))
-        return written_instructions.cost(self.written)
+        self.rounds[round] = found
+        self.proposer = proposer_of(self.problem, written_instructions.extended(self.proposer.space, found))
+        return written_instructions.cost(found, round)
+
+    def _unwritten(self) -> Span:
+        """The cost of the rounds of writing that are still to come: at least of the next one, at most of all."""
+        settings, roles = self.problem.settings.instructions, written_instructions.roles_of(self.problem.space)
+        left = self.plan.trials - self.plan.trials_begun  # no cohort, no writing
+        rounds = min(settings.rounds - len(self.rounds), left)
+        if not settings.count or rounds < 1:
+            return Span(0.0, 0.0)
+        own = {role for operator in self.problem.operators.values() for role in operator.schedule.roles}
+        sure = roles if settings.rounds - len(self.rounds) == 1 else [role for role in roles if role in own]
+        return Span(settings.count * len(sure) * WRITING[0], rounds * settings.count * len(roles) * WRITING[1])
 
     def _new_trials(self) -> int:
         """The number of trials that are in no cohort yet: as many as requested, at most as many as the space has."""
@@ -136,19 +148,16 @@ class _Follower:
     def bounds(self, request: Request) -> Estimate:
         """The estimate if `request` is the first one that the journal does not answer."""
         racing = not isinstance(request, Measure) or request.stage is Stage.RACE
-        instructions = self.problem.settings.instructions.count
-        unwritten = racing and instructions > 0 and self.written is None
+        writing = self._unwritten() if racing else Span(0.0, 0.0)
         new = self._new_trials() if racing else 0
-        if unwritten:  # instructions that are not written yet will enlarge the space
+        if writing.high:  # instructions that are not written yet will enlarge the space
             new = max(self.plan.trials - self.plan.trials_begun, 0)
         prices = Prices.of(self.problem, self.measurements, self.proposer)
         left = _Left(self.problem, self.options, self.plan, self.measurements, prices, request, new)
         parts = [left.cohort(), left.new_trials(), left.finals(), left.confirmation()]
         low, high = (sum(ends) for ends in zip(*parts, strict=True))
         low = max(low - self._unused(), 0.0)
-        if unwritten:
-            calls = instructions * len(written_instructions.roles_of(self.problem.space))
-            low, high = low + calls * WRITING[0], high + calls * WRITING[1]
+        low, high = low + writing.low, high + writing.high
         running = sum(not arm.free for arm in left.asked) if racing else 0
         done = self.plan.trials_begun - running
         return Estimate(bool(prices.profile), done, running + new, round(low), round(max(low, high)))

@@ -2,17 +2,54 @@
 
 The drafts of a round do not depend on what follows it, and the calls of a run are known by their content and seed. So
 after a run of eight drafts and a refinement the store can answer for the vote of the eight, for the best of them by the
-check, for the same run with `keep`, and for one that asks for two drafts first.
+check, for the same run with `keep`, and for one that asks for two drafts first. That needs a program
+in which no other call reads the answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from pdr_dspy.calls.ledger import Call, Phase
+from pdr_dspy.evaluation.records import Row
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.racing.plan import Tried
 from pdr_dspy.search.space.candidate import Candidate
 from pdr_dspy.search.space.space import Space
+
+
+class Order:
+    """Whether other calls follow those of a program's operator, from its runs so far."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+        self._followed: set[str] = set()
+
+    def add(self, row: Row) -> None:
+        """Take a run into account; one that failed does not show what would have followed."""
+        if row.error is not None:
+            return
+        runs = [_run_of(call) for call in row.calls]
+        for place, run in enumerate(runs):
+            if run is not None:
+                self._seen.add(_path(run))
+                if any(other != run for other in runs[place:]):
+                    self._followed.add(_path(run))
+
+    @property
+    def alone(self) -> bool:
+        """Whether no call was ever followed by one that may read the answer: of another operator, of another run of the
+        same one, or of a judge."""
+        return bool(self._seen) and not self._followed
+
+
+def _run_of(call: Call) -> str | None:
+    """The operator of a call, with the number of its run; None if the call is no operator's."""
+    return None if call.phase is Phase.JUDGE or call.round == 0 else call.operator
+
+
+def _path(run: str) -> str:
+    return run.partition(":")[0]
 
 
 def replays(space: Space, tried: Sequence[Tried], most: int, fits: Callable[[Candidate], bool]) -> list[Candidate]:

@@ -19,6 +19,7 @@ from pdr_dspy.evaluation.calibration import calibration_of_rows
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.runtime.atomic_write import write_whole
 from pdr_dspy.search import front_members
+from pdr_dspy.search.credit import Credit
 from pdr_dspy.search.front_members import Member, Rows, by_estimate
 from pdr_dspy.search.proposing.instructions import Proposals
 from pdr_dspy.search.racing.confirmation import Confirmation
@@ -90,6 +91,8 @@ class SearchResult:
     """Finalists that are as good as `best` within the search's `margin`, and cost more."""
     prior_weight: float | None = None
     """The weight, 0 to 1, that the scores gave to what the searches of `prior` had learnt; None without a prior."""
+    credits: Mapping[str, Credit] = field(default_factory=dict)
+    """If operators have separate spaces: what the choice of `best` at each of them brought, by its path."""
     proposals: Proposals | None = field(default=None, repr=False)
     """Instructions that a model wrote for the search, with their cost; None if none were requested."""
     rows: Rows = field(default_factory=dict, repr=False)
@@ -179,6 +182,7 @@ def write(
         "stopped": result.stopped,
         "tied": list(result.tied),
         **({} if result.prior_weight is None else {"prior_weight": result.prior_weight}),
+        "credits": {place: credit._asdict() for place, credit in result.credits.items()},
         "paid": result.paid,
         "saved": result.saved,
         "proposals": None if result.proposals is None else json.loads(result.proposals.model_dump_json()),

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, TypedDict, get_args
 
 import dspy
-from pydantic import ConfigDict, Field, ValidationInfo, field_serializer, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation.texts import MAX_TEXT_BYTES
@@ -89,15 +98,32 @@ class Confirm(_Section):
 
 
 class Instructions(_Section):
-    """Instructions that a language model writes after the first cohort, as further candidates."""
+    """Instructions that a language model writes between cohorts, as further candidates: it reflects on the failures of
+    the leading candidates, and writes for their schedules."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
-    LEAST: ClassVar[Mapping[str, int | None]] = {"count": 0}
+    LEAST: ClassVar[Mapping[str, int | None]] = {"count": 0, "rounds": 1}
 
     count: int = 0
-    """Maximum instructions for each role; 0 writes none."""
+    """Maximum instructions for each role in a round; 0 writes none."""
+    rounds: int = 1
+    """Rounds of writing, one before each of the first cohorts after the baselines. From the second on, the writer sees
+    the earlier texts with their scores, and failures of what leads then."""
     model: Any = Field(default=None, exclude=True)
     """The LM that writes them; None is the student's own. A stored search keeps its name only."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_as_here(cls, data: Any) -> Any:
+        for name in ("prompt_model", "reflection_lm"):
+            if isinstance(data, Mapping) and name in data:
+                raise ValueError(f"`Instructions({name}=...)` is `Instructions(model=...)`, or `prompt_model=` flat")
+        return data
+
+    @model_serializer(mode="wrap")
+    def _as_data(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit the rounds, a later field, at their default."""
+        return {name: value for name, value in handler(self).items() if name != "rounds" or value != 1}
 
     @field_validator("model")
     @classmethod
@@ -320,7 +346,9 @@ class Keywords(TypedDict, total=False):
     """`Confirm.repeats`: runs of each question in the confirmation."""
     sampler: SamplerName | Callable[[int], Any]
     prompts: int
-    """`Instructions.count`: maximum instructions that a model writes for each role."""
+    """`Instructions.count`: maximum instructions that a model writes for each role in a round."""
+    prompt_rounds: int
+    """`Instructions.rounds`: rounds of writing."""
     prompt_model: Any
     """`Instructions.model`: the LM that writes them."""
     prior: Prior | str | Path | Sequence[str | Path] | None
@@ -360,9 +388,19 @@ PLACES: dict[str, _Field] = {
     "finalist_repeats": _Field("final", "repeats"),
     "confirm_repeats": _Field("confirm", "repeats"),
     "prompts": _Field("instructions", "count"),
+    "prompt_rounds": _Field("instructions", "rounds"),
     "prompt_model": _Field("instructions", "model"),
     **{name: _Field("options", name) for name in RunOptions.model_fields},
 }
+
+
+ELSEWHERE = {
+    "reflection_lm": "prompt_model",
+    "num_candidates": "prompts",
+    "num_trials": "trials",
+    "num_threads": "max_in_flight",
+}
+"""Names of DSPy's optimizers (GEPA, MIPROv2) for some of these keywords."""
 
 
 class Given(NamedTuple):
@@ -385,9 +423,8 @@ def from_keywords(
     given = Given(settings or SearchSettings(), options or RunOptions())
     for name, value in keywords.items():
         if name not in PLACES:
-            raise ConfigError(
-                f"`PDROptimizer({name}={value!r})`: there is no `{name}`; the keywords are {', '.join(PLACES)}"
-            )
+            meant = f"use `{ELSEWHERE[name]}`" if name in ELSEWHERE else f"the keywords are {', '.join(PLACES)}"
+            raise ConfigError(f"`PDROptimizer({name}={value!r})`: there is no `{name}`; {meant}")
         given = _with(given, name, value)
     return given
 

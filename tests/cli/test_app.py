@@ -513,6 +513,46 @@ def test_a_prior_that_is_no_search_is_one_sentence(folder: Path, pdr: Callable[.
     assert "it must be the run folder of a finished search" in done.stderr
 
 
+@pytest.mark.slow
+def test_another_server_writes_the_instructions_in_rounds(
+    folder: Path, server: MockServer, pdr: Callable[..., Result]
+) -> None:
+    def writes(body: dict[str, Any], seed: int) -> str:
+        assert "You improve the instructions" in body["messages"][0]["content"]
+        return f"Carefully add one to what is asked about, and say it number {seed} times."
+
+    server.reply = add_one
+    command = ("optimize", "addition", "--api-base", server.api_base, "--run-dir", "out", "--trials", "6")
+    rounds = ("--prompts", "1", "--prompt-rounds", "2", "--axis", "rounds=1", "--axis", "widths=1,2", "--axis", "k=1")
+    with MockServer() as writer:
+        writer.reply = writes
+        done = pdr(*command, *rounds, "--prompt-api-base", writer.api_base)
+        assert done.exit_code == 0, done.stderr
+        sent = [body for body in writer.requests if "messages" in body]
+    facts = json.loads((folder / "out" / "search.json").read_text())
+    assert facts["config"]["settings"]["instructions"] == {"count": 1, "rounds": 2}
+    assert len(sent) == len(facts["proposals"]["ledger"]["calls"]) >= 1
+    assert not any("You improve the instructions" in json.dumps(body) for body in server.requests)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--prompts", "1", "--prompt-model", "m"), "names a model of a running server: add `--prompt-api-base`"),
+        (("--prompt-api-base", "http://127.0.0.1:9"), "`--prompt-api-base` is the model that writes instructions"),
+        (("--prompt-model", "m", "--prompt-api-base", "http://127.0.0.1:9"), "add `--prompts`"),
+        (("--prompts", "1", "--prompt-rounds", "0"), "prompt-rounds"),
+    ],
+)
+def test_a_writer_without_what_it_needs_is_refused(
+    folder: Path, pdr: Callable[..., Result], options: tuple[str, ...], sentence: str
+) -> None:
+    done = pdr("optimize", "addition", *options)
+    assert done.exit_code != 0
+    assert sentence in done.stderr
+    assert not (folder / "runs").exists()
+
+
 @pytest.mark.parametrize(
     ("axis", "sentence"),
     [

@@ -13,7 +13,8 @@ from dspy.utils.callback import BaseCallback
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.strategies import PDR, SR, LongCoT
 from pdr_dspy.search import PDROptimizer, Space
-from pdr_dspy.search.proposing.instructions import feedback, propose
+from pdr_dspy.search.proposing.feedback import feedback
+from pdr_dspy.search.proposing.instructions import propose
 from pdr_dspy.testing import ScriptedRequest
 from pdr_dspy.verifiers import ExactVerifier
 from pdr_dspy.verifiers.base import Score

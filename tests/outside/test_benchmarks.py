@@ -35,6 +35,7 @@ from benchmarks import (
     search,
     search_report,
     searchers,
+    texts,
     throughput,
 )
 from benchmarks.client_report import Row, show
@@ -47,6 +48,7 @@ from pdr_dspy import PDR
 from pdr_dspy.cli import app as cli
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.racing.pareto import Limits
+from pdr_dspy.search.settings import Instructions
 from pdr_dspy.search.space.candidate import Candidate
 from pdr_dspy.search.space.space import Space
 from pdr_dspy.serving import connect
@@ -148,6 +150,30 @@ class TestLaw:
             for text in (max(texts, key=effect), min(texts, key=effect))
         )
         assert best > worst
+
+    def test_a_written_instruction_is_worth_most_under_its_own_schedule(self, world: World) -> None:
+        own, near, far = (Schedule(widths=(width, 1), distiller="random_k", k=2) for width in (8, 4, 2))
+        text = "Text 3 for 8 drafts and k 2, fit 1.5: +0.4000."
+        assert effect(text, own) == 0.4 > effect(text, near) > effect(text, far) > 0
+        assert effect(text.replace("1.5", "inf"), far) == 0.4
+        score, helped, hurt = (
+            world.truth(of(own, **texts), 1).score
+            for texts in ({}, {"refine": text}, {"refine": text.replace("+", "-")})
+        )
+        assert hurt < score < helped
+
+    def test_a_search_with_a_writer_tries_its_texts_on_their_schedules(self, world: World) -> None:
+        for rounds in (1, 3):
+            writer = texts.Writer(1)
+            given = {"writer": writer, "instructions": Instructions(count=2, rounds=rounds)}
+            steps = list(searchers.ours(**given)(world, SMALL, LIMITS, range(12), 40, 1))
+            made = writer.proposals.proposals
+            assert {one.round for one in made} == set(range(1, rounds + 1))
+            assert len({one.text for one in made}) == len(made)
+            assert all(texts.read_text(one.text) is not None for one in made)
+            assert [step.paid for step in steps] == sorted(step.paid for step in steps)
+        later = [read for one in made if one.round > 1 and (read := texts.read_text(one.text)) is not None]
+        assert any(one.width > 1 for one in later)  # written for what led then
 
 
 class TestReuse:

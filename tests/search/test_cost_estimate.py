@@ -176,9 +176,12 @@ def test_large_spaces_are_sampled_as_a_whole() -> None:
 
 
 def test_the_writer_is_in_both_ends() -> None:
-    space = SMALL.fix(rounds=1)  # its one role is the draft
-    without, written = estimated(space=space, trials=1), estimated(space=space, trials=1, prompts=3)
+    space = SMALL.fix(rounds=1).extend(final=("vote",))  # its one role is the draft
+    without, written = estimated(space=space, trials=3), estimated(space=space, trials=3, prompts=3)
     assert (written.low - without.low, written.high - without.high) == (3 * WRITING[0], 3 * WRITING[1])
+    more = estimated(space=space, trials=3, prompts=3, prompt_rounds=2)
+    assert (more.low, more.high - without.high) == (written.low, 6 * WRITING[1])
+    assert estimated(space=space, trials=1, prompts=3) == estimated(space=space, trials=1)  # no cohort to write for
 
 
 def test_the_folder_of_another_search_and_a_damaged_entry_are_named(tmp_path: Path) -> None:

@@ -396,11 +396,20 @@ def test_instructions_are_asked_for_once_after_the_first_cohort_and_their_calls_
     found, asked = written(planned(trials=9, prompts=3), (("w1", 40), ("w2", 2), ("w1", 40)))
     writes = [place for place, request in enumerate(asked) if isinstance(request, Write)]
     assert len(writes) == 1
-    assert asked[writes[0]].each == 3
+    assert (asked[writes[0]].each, asked[writes[0]].round) == (3, 1)
+    assert asked[writes[0]].tried == asked[writes[0] + 1].tried
     assert isinstance(asked[writes[0] + 1], Propose)
     assert all(isinstance(request, Measure) and request.cohort == 0 for request in asked[: writes[0]])
     assert found.paid == without.paid + 42
     assert found.saved == without.saved + 40
+    found, asked = written(planned(trials=30, prompts=3, prompt_rounds=3, cohort=4), (("w1", 40),))
+    writes = [place for place, request in enumerate(asked) if isinstance(request, Write)]
+    assert [asked[place].round for place in writes] == [1, 2, 3]
+    assert [asked[place + 1].cohort for place in writes] == [1, 2, 3]  # one before each of the first cohorts
+    assert len(asked[writes[-1]].tried) > len(asked[writes[0]].tried)
+    ended, asked = written(planned(trials=9, prompts=1, max_tokens=10**9), (("w1", 10**9),))
+    assert len(ended.arms) == 1
+    assert "`max_tokens` is 1000000000" in ended.stopped
     ended, asked = written(planned(trials=9, prompts=1), "the time is over")
     assert (ended.stopped, len(ended.arms)) == ("the time is over", 1)
     assert not any(isinstance(request, Propose) for request in asked)

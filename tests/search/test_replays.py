@@ -9,10 +9,12 @@ import dspy
 import pytest
 
 from pdr_dspy import calls
+from pdr_dspy.calls.ledger import Call, Phase
+from pdr_dspy.evaluation.records import Row
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.racing.plan import Tried
-from pdr_dspy.search.replays import replays
+from pdr_dspy.search.replays import Order, replays
 from pdr_dspy.search.space.candidate import Candidate
 from pdr_dspy.search.space.space import Space
 from pdr_dspy.testing import Completion, scripted_lm
@@ -75,6 +77,50 @@ def test_the_best_come_first_and_none_twice() -> None:
     assert [one.widths for one in found(low, high)] == [(8,), (4,)]
     assert [one.widths for one in found(low, high, most=1)] == [(8,)]
     assert [one.widths for one in found(low, high, tried(Schedule(widths=(8,), final="vote")))] == [(4,)]
+
+
+# --- programs in which other calls follow ---
+
+
+def run_of(*operators: str, error: str | None = None, phases: dict[int, Phase] | None = None, rounds: int = 1) -> Row:
+    made = tuple(
+        Call(phase=(phases or {}).get(place, Phase.DRAFT), operator=name, round=rounds)
+        for place, name in enumerate(operators)
+    )
+    return Row(id="q", repeat=0, seed=0, score=0.0, calls=made, error=error)
+
+
+@pytest.mark.parametrize(
+    ("rows", "alone"),
+    [
+        ([], False),
+        ([run_of("", "", "")], True),  # the program is an operator
+        ([run_of("a", "a")], True),
+        ([run_of("a", "a", "c", "c")], False),
+        ([run_of("a", "a:2")], False),  # its second run may read the answer of the first
+        ([run_of("a"), run_of("a", "a:2")], False),  # on some questions only
+        ([run_of("a", "c", "a")], False),  # at the same time
+        ([run_of("a"), run_of("c")], True),  # branches
+        ([run_of("a", error="no answer")], False),  # who knows what would have followed
+        ([run_of("a"), run_of("a", error="no answer")], True),
+        ([run_of("a", "", phases={1: Phase.JUDGE})], False),  # a judge reads the answer
+        ([run_of("", "", phases={1: Phase.JUDGE})], False),
+        ([run_of("a", "", phases={1: Phase.CHECK})], False),  # an operator without a path
+        ([run_of("", "", phases={1: Phase.CHECK})], True),
+    ],
+)
+def test_nothing_is_free_where_another_call_may_read_the_answer(rows: list[Row], alone: bool) -> None:
+    order = Order()
+    for row in rows:
+        order.add(row)
+    assert order.alone is alone
+
+
+def test_the_usage_of_other_predictors_follows_every_operator() -> None:
+    order = Order()
+    calls = (Call(phase=Phase.DRAFT), Call(phase=Phase.DRAFT, round=0))
+    order.add(Row(id="q", repeat=0, seed=0, score=0.0, calls=calls))
+    assert not order.alone
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from pdr_dspy.evaluation.evaluator import evaluate
 from pdr_dspy.operators.nested import operators_in
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.operators.strategies import PDR, BestOfN, LongCoT
+from pdr_dspy.reporting.page import write_report
 from pdr_dspy.reporting.search_tables import importance, labels, read_search
 from pdr_dspy.search import PDROptimizer, SearchSettings, Space, Spaces
 from pdr_dspy.search.candidates import baselines, predicted, presets
@@ -284,17 +285,30 @@ def test_a_search_gives_each_operator_its_own_and_is_saved_and_loaded(tmp_path: 
     assert all("extract: " in label for label in labels(stored.trials).values())
     names = [one.name for one in importance(stored.trials)]
     assert any(name.startswith("solve: ") for name in names)
+    assert result.best.number > 0
+    assert list(result.credits) == ["solve", "extract"]
+    assert stored.credits == result.credits
+    page = write_report(tmp_path).read_text()
+    assert "What each operator brought" in page
+    for one in result.credits.values():
+        assert f"<td>{one.source}</td>".replace("'", "&#39;") in page
 
 
 @pytest.mark.slow
 def test_a_search_is_continued_and_another_refused(tmp_path: Path) -> None:
-    whole = compiled({"solve": TINY, "extract": VOTES}, trials=6)
-    compiled({"solve": TINY, "extract": VOTES}, trials=3, run_dir=tmp_path)
-    resumed = compiled({"solve": TINY, "extract": VOTES}, trials=6, run_dir=tmp_path)
+    """Where a cohort ends: then the next one is the same."""
+    spaces, both = {"solve": TINY, "extract": VOTES}, {"cohort": 2, "trials": 9}
+    whole = compiled(spaces, **both)
+    compiled(spaces, **both | {"trials": 5}, run_dir=tmp_path)
+    resumed = compiled(spaces, **both, run_dir=tmp_path)
+    assert "search" in {one["origin"] for one in facts(whole)}
     assert [one["parts"] for one in facts(resumed)] == [one["parts"] for one in facts(whole)]
     assert [one["total"] for one in facts(resumed)] == [one["total"] for one in facts(whole)]
+    assert resumed.result is not None
+    assert whole.result is not None
+    assert resumed.result.credits == whole.result.credits
     with pytest.raises(StoreError, match="another search"):
-        compiled({"solve": TINY, "extract": None}, trials=6, run_dir=tmp_path)
+        compiled({"solve": TINY, "extract": None}, **both, run_dir=tmp_path)
 
 
 @pytest.mark.slow
@@ -303,3 +317,11 @@ def test_what_a_search_would_cost_can_be_estimated() -> None:
     with dspy.context(lm=scripted_lm(chain_model)):
         cost = optimizer.estimate(Chain(), trainset=questions(8), valset=questions(8, 100))
     assert 0 < cost.low < cost.high
+
+
+@pytest.mark.slow
+def test_operators_that_share_a_schedule_have_no_candidates_at_no_tokens() -> None:
+    """Another final of the first would change what the second reads."""
+    optimizer = compiled(TINY.extend(widths=(1,), final=("vote", "medoid")), trials=6, cohort=2)
+    assert optimizer.result is not None
+    assert not any(trial.free for trial in optimizer.result.trials)

@@ -20,7 +20,7 @@ from pdr_dspy.artifact import save
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation.evaluator import evaluate
 from pdr_dspy.operators.strategies import PDR, LongCoT
-from pdr_dspy.search.proposing.instructions import feedback
+from pdr_dspy.search.proposing.feedback import feedback
 from pdr_dspy.testing import ScriptedLM, scripted_lm
 from pdr_dspy.verifiers import ExactVerifier, Score, Verifier, as_verifier, load_verifier
 

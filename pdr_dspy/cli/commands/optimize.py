@@ -89,8 +89,17 @@ def optimize(
         typer.Option("--accept", help="When to keep the winner: `confident` that it is better, or merely `better`."),
     ] = "confident",
     prompts: Annotated[
-        int, typer.Option("--prompts", min=0, help="Instructions that the model writes for each role.")
+        int, typer.Option("--prompts", min=0, help="Instructions that the model writes for each role in a round.")
     ] = 0,
+    prompt_rounds: Annotated[
+        int, typer.Option("--prompt-rounds", min=1, help="Rounds of writing, one before each of the first cohorts.")
+    ] = 1,
+    prompt_model: Annotated[
+        str | None, typer.Option("--prompt-model", help="The model that writes them, if not the program's own.")
+    ] = None,
+    prompt_api_base: Annotated[
+        str | None, typer.Option("--prompt-api-base", help="The running server of --prompt-model.")
+    ] = None,
     axis: Annotated[
         list[str] | None,
         typer.Option(
@@ -149,6 +158,8 @@ def optimize(
         accept=accept,
         prompts=prompts,
         **({"prior": [str(place) for place in prior]} if prior else {}),
+        **({} if prompt_rounds == 1 else {"prompt_rounds": prompt_rounds}),
+        writer=optimize.writer_of(prompts, prompt_api_base, prompt_model),
         storage=storage,
         study=study,
         trusted=trusted,

@@ -12,7 +12,7 @@ from typing import Any
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import StoreError
 from pdr_dspy.evaluation.executors import Executor
-from pdr_dspy.evaluation.records import Report, Row
+from pdr_dspy.evaluation.records import Row
 from pdr_dspy.evaluation.texts import Room
 from pdr_dspy.prompts.roles import Role
 from pdr_dspy.search import candidates, conclusion, optuna_mirror
@@ -31,7 +31,8 @@ from pdr_dspy.search.space.candidate import describe_candidate, read_candidate
 from pdr_dspy.search.space.spaces import AnySpace
 
 INSTRUCTIONS = "prompts"
-"""The journal's entry of the instructions that a model wrote."""
+"""The journal's entry of the instructions that a model wrote in the first round; later rounds have their number, too.
+"""
 logger = logging.getLogger("pdr_dspy.search")
 
 
@@ -130,17 +131,22 @@ def cohort_in(journal: Journal, request: Propose, options: RunOptions) -> list[P
     return found if len(trials) <= request.wanted else trials[: request.wanted]  # their numbers stay as they were
 
 
-def instructions_in(journal: Journal, options: RunOptions) -> Proposals | None:
-    """The instructions in the journal that a model wrote; None if there are none yet.
+def instructions_in(journal: Journal, options: RunOptions, round: int = 1) -> Proposals | None:
+    """The instructions in the journal that a model wrote in a round, from 1; None if there are none yet.
 
     Raises StoreError for a malformed entry.
     """
-    text = journal.get(INSTRUCTIONS)
+    name = _round_name(round)
+    text = journal.get(name)
     try:
         return None if text is None else Proposals.model_validate_json(text)
     except ValueError as error:
         why = " ".join(str(error).split())
-        raise StoreError(f"the entry {INSTRUCTIONS!r} in {options.where} holds no proposals ({why})") from error
+        raise StoreError(f"the entry {name!r} in {options.where} holds no proposals ({why})") from error
+
+
+def _round_name(round: int) -> str:
+    return INSTRUCTIONS if round == 1 else f"{INSTRUCTIONS}/{round:03d}"
 
 
 def _cohort_name(request: Propose) -> str:
@@ -179,12 +185,17 @@ class Run:
         self.reporter = Reporter(progress, options.trials, options.max_tokens, self.clock)
         self.trials: tuple[TrialRecord, ...] = ()
         """The trials whose race has ended."""
-        self.written: Proposals | None = None
-        """Instructions that a model wrote; None before that, and if none are requested."""
+        self.rounds: dict[int, Proposals] = {}
+        """Instructions that a model wrote, by round, from 1."""
         self.space: AnySpace = problem.space
         """The space, including those instructions once they exist."""
         self._proposer = candidates.proposer_of(problem, self.space)
         self._measuring = Step("racing", "")
+
+    @property
+    def written(self) -> Proposals | None:
+        """All instructions that a model wrote; None before that, and if none are requested."""
+        return written_instructions.together(self.rounds)
 
     def follow(self) -> Found:
         """Run the plan to its end."""
@@ -232,7 +243,8 @@ class Run:
             return there
         if (ended := self._out_of_time()) is not None:
             return ended
-        found = candidates.propose(self.problem, self._proposer, request, self.measurements.profile())
+        profile, order = self.measurements.profile(), self.measurements.order
+        found = candidates.propose(self.problem, self._proposer, request, profile, order, self.written)
         described = [
             {"origin": one.origin, **({"free": True} if one.free else {}), **describe_candidate(one.candidate)}
             for one in found
@@ -242,32 +254,41 @@ class Run:
 
     def _write(self, request: Write) -> tuple[tuple[str, int], ...] | str:
         """Let a model write instructions, or read those in the journal; the space then includes them."""
-        self.written = instructions_in(self.journal, self.options)
-        if self.written is None:
+        found = instructions_in(self.journal, self.options, request.round)
+        if found is None:
             if (ended := self._out_of_time()) is not None:
                 return ended
-            self.written = self._written(request)
-            self.journal.put(INSTRUCTIONS, self.written.model_dump_json())
-        logger.info("%s", self.written)
-        self.space = written_instructions.extended(self.problem.space, self.written)
+            found = self._reflected(request)
+            self.store.sync()  # an entry says that its calls are finished
+            self.journal.put(_round_name(request.round), found.model_dump_json())
+        logger.info("%s", found)
+        self.rounds[request.round] = found
+        self.space = written_instructions.extended(self.space, found)
         self._proposer = candidates.proposer_of(self.problem, self.space)
-        return written_instructions.cost(self.written)
+        return written_instructions.cost(found, request.round)
 
-    def _written(self, request: Write) -> Proposals:
+    def _reflected(self, request: Write) -> Proposals:
         problem, settings = self.problem, self.problem.settings
-        roles = written_instructions.roles_of(problem.space)
-        self.report(Step("proposing", f"{request.each} instructions each for {', '.join(roles)}"))
+        last = request.round == settings.instructions.rounds
+        how = {"limits": settings.limits, "mixed": problem.mixed, "last": last}
+        roles = written_instructions.parents_of(problem.space, request.tried, **how)
+        if roles:
+            self.report(Step("proposing", f"{request.each} instructions each for {', '.join(roles)}"))
         return written_instructions.write(
             problem.student,
             problem.train,
-            Report(rows=tuple(self.measurements.rows_of(Stage.RACE, 0)), name="student"),
+            lambda number: self.measurements.rows_of(Stage.RACE, number),
             space=problem.space,
+            tried=request.tried,
             lm=settings.instructions.model or problem.operator.lm_of(Role.DRAFT),
             count=request.each,
+            round=request.round,
+            **how,
             thinking_tokens=problem.operator.schedule.thinking_tokens,
             held_out=problem.held_out,
             seed=settings.seed,
             store=self.store,
+            max_in_flight=self.options.max_in_flight,
         )
 
     def _out_of_time(self) -> str | None:
@@ -288,12 +309,15 @@ def _write(result: SearchResult, problem: Problem, options: RunOptions, run: Run
         verifier=problem.verifier,
         data={"fingerprint": problem.description["examples"], "questions": len(problem.train)},
     )
+    writing, space = problem.settings.instructions, run.space
+    if writing.count and writing.rounds > 1:  # the study of a longer search has more texts
+        space = written_instructions.padded(space, run.written, writing.count * writing.rounds)
     optuna_mirror.mirror(
         _trials_in(options),
         options.study,
         result.trials,
         search=identity.digest(run.journal.description),
-        space=run.space,
+        space=space,
         limits=problem.settings.limits,
         costs=problem.settings.costs,
         files=(folder / "best.json", folder / "search.json"),

@@ -28,6 +28,7 @@ from pdr_dspy.runtime import event_loop
 from pdr_dspy.search.driver.journal import Journal
 from pdr_dspy.search.racing.cost_model import Profile, Tally
 from pdr_dspy.search.racing.plan import Cell, Measure, Pair, Stage
+from pdr_dspy.search.replays import Order
 from pdr_dspy.search.space.candidate import Candidate, program_with
 from pdr_dspy.verifiers.base import Verifier
 
@@ -103,6 +104,8 @@ class Measurements:
         self._taken: set[str] = set()
         """Entries of the journal whose rows are known."""
         self._tally = Tally()
+        self.order = Order()
+        """The order of the operators' calls in all rows so far."""
         self._programs: dict[int, dspy.Module] = {0: student}
         self.first_failures = FirstFailures()
         self._held: dict[str, tuple[Measure, Pair, dict[int, Row]]] = {}
@@ -301,6 +304,7 @@ class Measurements:
         for arm in request.arms:
             if (request.stage, arm, pair) not in self.rows:
                 self._tally.add(rows[arm])
+                self.order.add(rows[arm])
             self.rows[request.stage, arm, pair] = lean(rows[arm])
             self._by_arm.setdefault((request.stage, arm), {})[pair] = rows[arm]
 

@@ -1,8 +1,8 @@
 """The search method, as a generator: it yields requests, and is sent their answers.
 
     cohorts:    propose some candidates, race them over growing blocks of (question, seed), drop those that are
-                confidently worse, and repeat until the trials or the tokens are used up; after the first cohort, let a
-                model write instructions if requested
+                confidently worse, and repeat until the trials or the tokens are used up; before each of the first
+                cohorts, let a model write instructions if requested
     finalists:  the best few and the untouched student run again on fresh seeds
     confirm:    the best of those, and the student, run on questions that were not used for any choice
 
@@ -101,6 +101,10 @@ class Write(NamedTuple):
 
     each: int
     """Maximum number for each role."""
+    round: int
+    """From 1."""
+    tried: tuple[Tried, ...]
+    """By number."""
 
 
 class Measure(NamedTuple):
@@ -292,18 +296,22 @@ class Plan:
                 break
             if self.max_tokens is not None and self.paid >= self.max_tokens:
                 return f"{self.paid} tokens were paid, `max_tokens` is {self.max_tokens}"
-            if cohort == 1 and self.settings.instructions.count:
-                written: tuple[tuple[str, int], ...] | str = yield Write(self.settings.instructions.count)
+            writing = self.settings.instructions
+            rounds = writing.rounds if writing.count else 0
+            if cohort <= rounds:
+                written: tuple[tuple[str, int], ...] | str = yield Write(writing.count, cohort, self.tried())
                 if isinstance(written, str):
                     return written
                 self.count(written)
+                if self.max_tokens is not None and self.paid >= self.max_tokens:
+                    return f"{self.paid} tokens were paid, `max_tokens` is {self.max_tokens}"
             answer: Sequence[Proposed] | str = yield Propose(cohort, count, self.tried(), self.settings.race.free)
             if isinstance(answer, str):
                 return answer
             if (enough := self.not_worth(answer)) is not None:
                 return enough
             yield from self.race(cohort, self.enter(cohort, answer))
-            if all(one.free for one in answer):
+            if all(one.free for one in answer) and cohort >= rounds:  # further texts would be further candidates
                 return "every candidate was tried or costs too much"
         return f"{self.trials_begun} trials were measured"
 

@@ -32,6 +32,8 @@ LENGTHS = (0.7, 1.5, 3.0)
 """Candidates for the distance, in steps of an axis, over which they share it."""
 WEIGHTS = (0.0, 0.5, 1.0)
 """Candidates for the weight of what earlier searches learnt (`search.prior`); 0 ignores it."""
+SAME = 1e-9
+"""The distance below which two programs are the same at an operator."""
 ENOUGH = 8
 """Minimum number of repeated runs of a question by the same program for estimating the variance between runs."""
 
@@ -94,7 +96,7 @@ def _pool(
 ) -> Surface:
     own = additive(scores)
     best: tuple[float, Posterior, Prior, float] | None = None
-    for prior in priors(distances(candidates)):
+    for prior in priors(together(candidates)):
         for weight, found in weighed(own, prior, expected):
             value = found.likelihood + prior.preference
             if best is None or value > best[0]:
@@ -126,16 +128,27 @@ class Prior(NamedTuple):
     """Log of its own weight, up to a constant."""
 
 
-def priors(gaps: Array, spreads: Sequence[float] = SPREADS) -> Iterator[Prior]:
-    """All priors, given the distances between programs."""
-    near = {length: np.exp(-0.5 * (gaps / length) ** 2) for length in LENGTHS}
-    own = np.eye(len(gaps))
+def priors(apart: Sequence[Array], spreads: Sequence[float] = SPREADS) -> Iterator[Prior]:
+    """All priors, given the distances between programs, as `together` or `by_operator` has them."""
+    own, near = _own(apart), {length: _near(apart, length) for length in LENGTHS}
     for spread, share in itertools.product(spreads, SHARES):
         for length in LENGTHS if share else LENGTHS[:1]:
             covariance = spread**2 * ((1 - share) * own + share * near[length])
             # A weak preference for a middling spread and for neighbours: two programs alone determine neither.
             preference = -0.5 * (math.log(spread / 0.05) / 1.5) ** 2 - 0.5 * (share < 0.9)
             yield Prior(spread, share, length, covariance, preference)
+
+
+def _near(apart: Sequence[Array], length: float) -> Array:
+    return sum((np.exp(-0.5 * (one / length) ** 2) for one in apart), np.zeros_like(apart[0])) / len(apart)
+
+
+def _own(apart: Sequence[Array]) -> Array:
+    """What no neighbour shares: a program's own part, or that of every program with the same schedule at an
+    operator."""
+    if len(apart) == 1:
+        return np.eye(len(apart[0]))
+    return sum((one < SAME for one in apart), np.zeros_like(apart[0])) / len(apart)
 
 
 class Posterior(NamedTuple):
@@ -237,6 +250,21 @@ def additive(scores: Sequence[Mapping[tuple[int, int], float]]) -> Additive:
     program = level + effect + question.mean()  # over all questions, including those it did not run on
     noise = np.sqrt((variance * counts + between * share.sum(1)) / counts**2)
     return Additive(program, noise, between, runs)
+
+
+def together(candidates: Sequence[Candidate]) -> list[Array]:
+    """The distances between programs over all their operators: neighbours are near in each of them."""
+    return [distances(candidates)]
+
+
+def by_operator(candidates: Sequence[Candidate]) -> list[Array]:
+    """The distances between programs in each operator that has a schedule of its own; one for all if they share it.
+    What neighbours share then adds up: a program is the neighbour of another in each operator that they have in common
+    or nearly so, whatever the others are."""
+    places = dict.fromkeys(place for candidate in candidates for place in candidate.by_operator)
+    if any(candidate.by_operator.keys() != places.keys() for candidate in candidates):
+        return [distances(candidates)]
+    return [distances([candidate.by_operator[place] for candidate in candidates]) for place in places]
 
 
 def distances(first: Sequence[Candidate], second: Sequence[Candidate] | None = None) -> Array:

@@ -9,7 +9,7 @@ weights, since a few programs determine the prior's width badly.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -21,9 +21,9 @@ from pdr_dspy.search.racing.surrogate import (
     Array,
     Posterior,
     additive,
-    distances,
     one_thread,
     priors,
+    together,
     weighed,
 )
 from pdr_dspy.search.space.candidate import Candidate
@@ -50,7 +50,11 @@ class Belief(NamedTuple):
 
 
 def believe(
-    scores: Scores, candidates: Sequence[Candidate], new: Sequence[Candidate] = (), expected: Array | None = None
+    scores: Scores,
+    candidates: Sequence[Candidate],
+    new: Sequence[Candidate] = (),
+    apart: Callable[[Sequence[Candidate]], Sequence[Array]] = together,
+    expected: Array | None = None,
 ) -> Belief:
     """The joint posterior of some programs.
 
@@ -58,12 +62,13 @@ def believe(
         scores: of the measured programs; each needs at least one.
         candidates: the measured programs, in the same order.
         new: programs that were not measured.
-        expected: of all of them in this order, as in `surrogate.pool`.
+        apart: the distances between programs, `surrogate.together` or `surrogate.by_operator`.
+        expected: the expected scores of all of them in this order, as in `surrogate.pool`.
     """
     with one_thread():
         own = additive(scores)
         found: list[tuple[float, Posterior]] = []
-        for prior in priors(distances([*candidates, *new]), SMALLER):
+        for prior in priors(apart([*candidates, *new]), SMALLER):
             for _, known in weighed(own, prior, expected):
                 found.append((known.likelihood + prior.preference, known))
     most = max(value for value, _ in found)
@@ -116,7 +121,7 @@ def of_cohort(
         allowed: the measured programs that could be chosen.
         expected: of the measured and the new programs, as in `surrogate.pool`.
     """
-    belief = believe(scores, candidates, new, expected)
+    belief = believe(scores, candidates, new, expected=expected)
     most = max(map(len, scores))
     errors = [error**2 for error, own in zip(belief.own.noise, scores, strict=True) if len(own) == most]
     places = range(len(candidates), len(candidates) + len(new))
