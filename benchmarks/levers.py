@@ -23,6 +23,7 @@ import optuna
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.priors import PRIORS
 from benchmarks.reasoner import Cell, World
 from benchmarks.search import LIMITS, SPACE, best_of, play, quick_space
 from benchmarks.searchers import ours
@@ -54,18 +55,20 @@ LEVERS: dict[str, Mapping[str, Any]] = {
     "margin 0.01": {"ending": {"margin": 0.01}},
     "24 trials": {"trials": 24},
     "finalists once": {"final": Final(repeats=1)},
+    "presets": {"presets": True},
+    **{f"prior: {name}": {"presets": True, "prior": name} for name in PRIORS},
     "texts once": {"texts": 1.5, "instructions": Instructions(count=6)},
     "texts in 3 rounds": {"texts": 1.5, "instructions": Instructions(count=2, rounds=3)},
     "texts once, any schedule": {"texts": math.inf, "instructions": Instructions(count=6)},
     "texts in 3 rounds, any schedule": {"texts": math.inf, "instructions": Instructions(count=2, rounds=3)},
 }
-"""By name: changed arguments of `benchmarks.racing.search`; `texts` is the fit of a simulated writer's texts, see
-`benchmarks.texts`."""
+"""By name: changed arguments of `benchmarks.racing.search`; a prior by its name; `texts` is the fit of a simulated
+writer's texts, see `benchmarks.texts`."""
 TRIALS = 60
 
 
-Runs = dict[tuple[str, int, int], Mapping[str, Any]]
-"""By lever, questions and seed: a `search_report.Run` as JSON data."""
+Runs = dict[tuple[str, int, int, int], Mapping[str, Any]]
+"""By lever, trials, questions and seed: a `search_report.Run` as JSON data."""
 
 
 def main() -> None:
@@ -75,18 +78,24 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=24, help="worlds")
     parser.add_argument("--questions", type=int, action="append", help="30 and 120 when left out; may be repeated")
     parser.add_argument("--lever", action="append", choices=tuple(LEVERS), help="besides the reference; all without")
+    parser.add_argument("--reference", default=REFERENCE, choices=tuple(LEVERS), help="what the others are compared to")
+    parser.add_argument("--trials", type=int, action="append", help=f"{TRIALS} when left out; may be repeated")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--log", type=Path, help="keeps the runs; those that are there are not made again")
     options = parser.parse_args()
     questions = [30] if options.quick else options.questions or [30, 120]
-    levers = [REFERENCE, *(name for name in options.lever or LEVERS if name != REFERENCE)]
+    reference, trials = options.reference, options.trials or [TRIALS]
+    levers = [reference, *(name for name in options.lever or LEVERS if name != reference)]
     runs = read(options.log)
-    for seed in range(2 if options.quick else options.seeds):
-        for name, count, run in world_runs(seed, questions, levers, runs, quick=options.quick):
-            runs[name, count, seed] = run
+    for seed in range(options.first, options.first + (2 if options.quick else options.seeds)):
+        for place, run in world_runs(seed, questions, trials, levers, runs, quick=options.quick):
+            runs[place] = run
             if options.log is not None:
                 with options.log.open("a") as file:
-                    file.write(json.dumps([name, count, seed, run]) + "\n")
-    show(runs, questions, levers)
+                    file.write(json.dumps([*place, run]) + "\n")
+    for count in questions:
+        for most in trials:
+            show(runs, count, most, levers)
 
 
 def read(log: Path | None) -> Runs:
@@ -94,14 +103,15 @@ def read(log: Path | None) -> Runs:
     if log is None or not log.exists():
         return {}
     lines = map(json.loads, log.read_text().splitlines())
-    return {(name, count, seed): run for name, count, seed, run in lines}
+    return {tuple(place): run for *place, run in lines}
 
 
 def world_runs(
-    seed: int, questions: Sequence[int], levers: Sequence[str], known: Runs, *, quick: bool
-) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
-    """The runs of one world that are not known, with lever and questions."""
-    missing = [(name, count) for count in questions for name in levers if (name, count, seed) not in known]
+    seed: int, questions: Sequence[int], trials: Sequence[int], levers: Sequence[str], known: Runs, *, quick: bool
+) -> Iterator[tuple[tuple[str, int, int, int], Mapping[str, Any]]]:
+    """The runs of one world that are not known, with their places among the runs."""
+    places = [(name, most, count, seed) for count in questions for name in levers for most in trials]
+    missing = [place for place in places if place not in known]
     if not missing:
         return
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -110,16 +120,19 @@ def world_runs(
     proposers = {count: Proposing(space, limits=LIMITS, seed=seed) for count in questions}
     truths = worlds[questions[0]].truths
     best = best_of(worlds[questions[0]], space, LIMITS)
-    for name, count in missing:
+    for place in missing:
+        name, most, count, _ = place
         worlds[count].truths = truths  # over all questions, whichever were drawn
         changed = dict(LEVERS[name])
-        trials = changed.pop("trials", TRIALS)
+        most = min(most, changed.pop("trials", most))
+        if "prior" in changed:
+            changed["prior"] = PRIORS[changed["prior"]]()
         if "texts" in changed:
             changed["writer"] = Writer(seed, changed.pop("texts"))
         searcher = ours(proposer=proposers[count], **changed)
-        run = play(name, searcher, worlds[count], space, LIMITS, best, min(trials, 20) if quick else trials, seed)
+        run = play(name, searcher, worlds[count], space, LIMITS, best, min(most, 20) if quick else most, seed)
         data = {field: value for field, value in asdict(run).items() if field not in ("curve", "reached")}
-        yield name, count, data
+        yield place, data
 
 
 class Remembering(World):
@@ -152,40 +165,33 @@ class Proposing(Proposer):
         return list(self._proposed[place])
 
 
-def show(runs: Runs, questions: Sequence[int], levers: Sequence[str]) -> None:
-    """Print a table for each number of questions, over the worlds that all levers have."""
+def show(runs: Runs, count: int, trials: int, levers: Sequence[str]) -> None:
+    """Print the table of a number of questions and trials, over the worlds that all levers have; the first lever is the
+    reference."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=150)
-    for count in questions:
-        seeds = [seed for name, own, seed in runs if name == REFERENCE and own == count]
-        seeds = [seed for seed in seeds if all((name, count, seed) in runs for name in levers)]
-        if not seeds:
-            continue
-        columns = (
-            "lever",
-            "regret",
-            "more regret",
-            "Mtok paid",
-            "share of the tokens",
-            "run of the choice",
-            "optimism",
+    reference = levers[0]
+    seeds = [seed for name, most, own, seed in runs if (name, most, own) == (reference, trials, count)]
+    seeds = [seed for seed in seeds if all((name, trials, count, seed) in runs for name in levers)]
+    if not seeds:
+        return
+    columns = ("lever", "regret", "more regret", "Mtok paid", "share of the tokens", "run of the choice", "optimism")
+    table = Table(*columns, title=f"{count} questions, {trials} trials, {len(seeds)} worlds")
+    for name in levers:
+        own, usual = ([runs[lever, trials, count, seed] for seed in seeds] for lever in (name, reference))
+        more = [one["regret"] - other["regret"] for one, other in zip(own, usual, strict=True)]
+        share = [one["paid"] / other["paid"] for one, other in zip(own, usual, strict=True)]
+        table.add_row(
+            name,
+            _with_interval([one["regret"] for one in own]),
+            "" if name == reference else _with_interval(more),
+            _with_interval([one["paid"] / 1e6 for one in own]),
+            "" if name == reference else _with_interval(share),
+            f"{fmean(one['cost'] for one in own):.0f}",
+            _with_interval([one["optimism"] for one in own]),
         )
-        table = Table(*columns, title=f"{count} questions, {TRIALS} trials, {len(seeds)} worlds")
-        for name in levers:
-            own, usual = ([runs[lever, count, seed] for seed in seeds] for lever in (name, REFERENCE))
-            more = [one["regret"] - other["regret"] for one, other in zip(own, usual, strict=True)]
-            share = [one["paid"] / other["paid"] for one, other in zip(own, usual, strict=True)]
-            table.add_row(
-                name,
-                _with_interval([one["regret"] for one in own]),
-                "" if name == REFERENCE else _with_interval(more),
-                _with_interval([one["paid"] / 1e6 for one in own]),
-                "" if name == REFERENCE else _with_interval(share),
-                f"{fmean(one['cost'] for one in own):.0f}",
-                _with_interval([one["optimism"] for one in own]),
-            )
-        console.print(table)
+    console.print(table)
 
 
 def _with_interval(values: Sequence[float]) -> str:

@@ -7,7 +7,7 @@ of earlier calls, phase by phase, as `pdr_dspy.search.racing.cost_model.predict`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -17,11 +17,12 @@ from benchmarks.reasoner import Cell as Simulated
 from benchmarks.reasoner import World
 from benchmarks.texts import Writer
 from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.search.candidates import families_of
 from pdr_dspy.search.proposing import written_instructions
 from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing.cost_model import SLACK
 from pdr_dspy.search.racing.pareto import Limits
-from pdr_dspy.search.racing.plan import Cell, Measure, Plan, Propose, Proposed, Stage, Tried, Write
+from pdr_dspy.search.racing.plan import Cell, Found, Measure, Plan, Propose, Proposed, Stage, Tried, Write
 from pdr_dspy.search.replays import contained, replays
 from pdr_dspy.search.settings import Confirm, SearchSettings
 from pdr_dspy.search.space.candidate import Candidate, joint
@@ -55,13 +56,14 @@ def search(
     proposer: Proposer | None = None,
     last: str | None = None,
     ending: Mapping[str, Any] = MappingProxyType({}),
+    presets: bool = False,
     writer: Writer | None = None,
     **settings: Any,
-) -> Iterator[Progress]:
-    """Run the plan on a world. `first` are tried before the sampler proposes. Searches of one world may share a
-    `proposer`; `last` is the operator of several that runs last, whose finals then race at no tokens; `ending` has
-    further arguments of `Plan`, `writer` answers its requests for instructions, and `settings` are fields of
-    `SearchSettings`."""
+) -> Generator[Progress, None, Found]:
+    """Run the plan on a world, and return what it found. `first` are tried before the sampler proposes, and with
+    `presets` the library's first candidates, too. Searches of one world may share a `proposer`; `last` is the operator
+    of several that runs last, whose finals then race at no tokens; `ending` has further arguments of `Plan`, `writer`
+    answers its requests for instructions, and `settings` are fields of `SearchSettings`."""
     given = SearchSettings(limits=limits, seed=seed, confirm=Confirm(repeats=1), **settings)
     plan = Plan(given, questions=len(questions), held_out=0, trials=trials, **ending)
     proposer = proposer or Proposer(space, limits=limits, seed=seed, sampler=sampler)
@@ -78,7 +80,9 @@ def search(
             found = end.value
             break
         if isinstance(request, Propose):
-            answer = _begun(first, request)
+            begin = proposer.expected(given.prior, request, lambda one: not prices.too_expensive(one))
+            begin += _presets(space, prices) if presets and isinstance(space, Space) else []
+            answer = _begun([*begin, *(Proposed("first", one) for one in first)], request)
             if writer is not None:
                 texts = writer.waiting(request, proposer.space, limits, prices.too_expensive)
                 answer += islice(texts, request.wanted - len(answer))
@@ -113,6 +117,18 @@ def search(
     if found.chosen is not None:
         chosen = plan.arms[found.chosen].candidate
         yield Progress(found.paid, full, chosen, found.finalists[0].pooled, ())
+    return found
+
+
+def _presets(space: Space, prices: Prices) -> list[Proposed]:
+    """The first affordable schedule of each kind, as `pdr_dspy.search.candidates.presets` has them."""
+    caps = sorted(space.draft_tokens)
+    own = Schedule(widths=(1,), kappa=max(space.kappa), draft_tokens=caps[len(caps) // 2])
+    found = []
+    for name, kind in families_of(own, space):
+        fitting = (Candidate(one, {}) for one in kind if one in space)
+        found += [Proposed(name, one) for one in fitting if not prices.too_expensive(one)][:1]
+    return found
 
 
 def _free(
@@ -136,10 +152,13 @@ def _free(
     return list(found.values())
 
 
-def _begun(first: Sequence[Candidate], request: Propose) -> list[Proposed]:
+def _begun(first: Sequence[Proposed], request: Propose) -> list[Proposed]:
     """The first candidates that were not tried yet, as many as are wanted."""
     seen = {known.candidate.key for known in request.tried}
-    return [Proposed("first", one) for one in first if one.key not in seen][: request.wanted]
+    named: dict[str, Proposed] = {}
+    for one in first:
+        named.setdefault(one.candidate.key, one)
+    return [one for key, one in named.items() if key not in seen][: request.wanted]
 
 
 def _affordable(prices: Prices, but: Sequence[Proposed]) -> Callable[[Candidate], bool]:

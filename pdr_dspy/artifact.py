@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 import math
 import os
 import platform
@@ -49,6 +50,8 @@ from pdr_dspy.verifiers.checks import (
 )
 from pdr_dspy.verifiers.function import as_verifier
 
+logger = logging.getLogger("pdr_dspy")
+
 FORMAT = "pdr-dspy"
 VERSION = 1
 MAX_BYTES = 32 * 2**20
@@ -81,6 +84,9 @@ def save(
     calibrations: Mapping[str, Calibration] | None = None,
 ) -> Path:
     """Write a program to one JSON file, atomically.
+
+    A check that the file cannot hold, such as a reward function that is not registered, is logged as a warning: `load`
+    needs it registered, or a program that has it.
 
     Args:
         program: an operator, or a module that contains some.
@@ -141,6 +147,7 @@ def save(
             "drop demonstrations or points"
         )
     store_whole(target, encoded, called=f"`save(path={str(target)!r})`")
+    _warn_of_checks(path, content)
     return target
 
 
@@ -325,6 +332,23 @@ def _check_state(check: AsyncCheck) -> dict[str, Any]:
     """The check's own description; the class name of a check without `describe()`."""
     describe: Any = getattr(check, "describe", None)
     return {"kind": type(check).__name__} if describe is None else describe()
+
+
+def _warn_of_checks(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Log which checks `load` will not find. It takes those of a larger module, and the command line those of a named
+    task, from a program that has them."""
+    if (content["data"] or {}).get("task") is not None:
+        return
+    settings = [content, *(content.get("points") or {}).values()]
+    states = [setting["operators"][""] for setting in settings if list(setting["operators"]) == [""]]
+    missing: dict[str, None] = {}
+    for state in states:
+        try:
+            _checks_of(path, Schedule(**state["schedule"]), {}, state.get("checks") or {})
+        except ArtifactError as error:
+            missing[str(error)] = None
+    for message in missing:
+        logger.warning("it is saved, but `load` will refuse it in a new process: %s", message)
 
 
 def _verifier_state(verifier: Verifier) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def test_without_the_package_loading_says_what_is_missing(
     for trusted in (False, True):
         with pytest.raises(ArtifactError, match=r"voting\.json: .*`pdr_voting") as caught:
             pdr_dspy.load(path, trusted=trusted)
-        assert ("No module named 'pdr_voting'" in str(caught.value)) == trusted
+        assert ("No module named 'pdr_voting'; install `pdr_voting`, or set PYTHONPATH" in str(caught.value)) == trusted
     with pytest.raises(ConfigError, match=r"'voted'.*`pdr_voting:voted`: install `pdr-voting`"):
         pdr_dspy.PDR("question -> answer").load_state(state)
     with pytest.raises(ConfigError, match=r"no distiller 'voted' here.*Known: summary, topk"):
@@ -138,6 +138,7 @@ def test_a_module_that_no_package_installs_is_imported_only_on_trust(
     ("origin", "said"),
     [
         ("pdr_voting:Counter", "is no distiller"),
+        ("__main__:voted", r"defined in a script or notebook \(`__main__:voted`\): run its definition first"),
         ("pdr_voting", "not of the form"),
         ("os:system", "is no distiller"),
         ("pdr_voting:voted.run.__globals__['x']", "not of the form"),
@@ -174,6 +175,26 @@ def test_the_command_line_lists_it_and_asks_for_trust(
     )
     assert asked.exit_code == 1  # no server is there; the program was read
     assert "pdr_voting" in sys.modules
+
+
+@pytest.mark.parametrize("command", [["run"], ["eval", "--data", "data.jsonl", "--verifier", "exact"]], ids=" ".join)
+def test_the_command_line_finds_a_trusted_module_in_the_current_folder(
+    command: list[str], site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = pdr_dspy.save(program(), tmp_path / "voting.json")
+    forget()
+    (site / "pdr_voting-1.2.dist-info" / "entry_points.txt").unlink()
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(site))])
+    (site / "data.jsonl").write_text('{"question": "a", "answer": "b"}\n')
+    monkeypatch.chdir(site)
+    given = ["-i", "a"] if command == ["run"] else []
+    options = [*command[1:], *given, "--api-base", "http://127.0.0.1:9/v1"]
+    refused = CliRunner().invoke(cli.app, [command[0], str(path), *options])
+    assert refused.exit_code == 2
+    assert "pdr_voting" not in sys.modules
+    asked = CliRunner().invoke(cli.app, [command[0], str(path), "--trusted", *options])
+    assert asked.exit_code == 1, asked.output  # no server is there; the program was read
+    assert Path(str(sys.modules["pdr_voting"].__file__)).parent == site
 
 
 def test_a_chain_of_somebodys_own_is_searched_in_the_place_of_the_last_solution(tmp_path: Path) -> None:

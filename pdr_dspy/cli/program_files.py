@@ -82,10 +82,12 @@ def find(target: str, *, task: str | None = None, trusted: bool = False) -> Targ
     module, or a function that returns one), or a signature itself, `message -> category`.
 
     `task` names the program file that an artifact belongs to: its data, its verifier, its custom types. `trusted` is
-    that of `pdr_dspy.load`.
+    that of `pdr_dspy.load`; modules of the current folder are then found, as by `python`.
 
     Raises ConfigError for an unknown name or a file that is not a program, ArtifactError for a bad artifact.
     """
+    if trusted:
+        _find_modules_in(Path.cwd())
     beside = None if task is None else find_task(task)
     if target.endswith(".json"):
         return _artifact(local_path(target), beside, trusted)
@@ -310,6 +312,12 @@ def _apart(path: Path) -> ModuleType:
     return sys.modules[name]
 
 
+def _find_modules_in(folder: Path) -> None:
+    """Let the modules of a folder be imported, as `python` does for the folder that it runs in."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
 def _import(path: Path) -> ModuleType:
     """Import a file under its dotted name, so that a file of a package can import its neighbours."""
     parts: list[str] = [path.stem]
@@ -317,8 +325,7 @@ def _import(path: Path) -> ModuleType:
     while (root / "__init__.py").is_file():
         parts.insert(0, root.name)
         root = root.parent
-    if str(root) not in sys.path:
-        sys.path.insert(0, str(root))
+    _find_modules_in(root)
     own, carried = _places()
     if path.parent == carried.resolve() != own.resolve() and own.is_dir() and carried.name == own.name:
         return _apart(path)

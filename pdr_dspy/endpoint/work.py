@@ -20,6 +20,7 @@ from pdr_dspy.operators import Draft, Operator, Progress, Stop
 from pdr_dspy.operators.consensus import vote
 from pdr_dspy.operators.nested import served_in
 from pdr_dspy.prompts.shapes import allows_none
+from pdr_dspy.runtime.raised_by import contained
 
 GOOD = (Stop.DONE, Stop.CHECKED)
 """Stop reasons of a program that finished normally."""
@@ -121,7 +122,8 @@ async def run(
     shared |= {"account": account, "deadline": plan.deadline, "seed": seed}
     with dspy.context(**settings), calls.session(on_progress=on_progress, **shared):
         try:
-            prediction = await plan.program.acall(**inputs)
+            with contained("the program"):  # a module's code
+                prediction = await plan.program.acall(**inputs)
         except BudgetTooSmall as error:
             raise _refused(str(error), "pdr", "budget_too_small", account, seed) from error
         except PromptTooLong as error:

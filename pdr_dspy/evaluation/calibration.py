@@ -23,6 +23,7 @@ from pdr_dspy.evaluation.records import Row
 from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.evaluation.statistics import Interval, resamples, wilson
 from pdr_dspy.runtime import event_loop
+from pdr_dspy.runtime.raised_by import contained, raised_by
 from pdr_dspy.verifiers.base import RIGHT, Metric, Verifier
 from pdr_dspy.verifiers.checks import AsyncCheck, CalibratedCheck, Calibration, as_check
 from pdr_dspy.verifiers.function import as_verifier
@@ -129,7 +130,8 @@ async def _judged(
     if not n_questions:
         return []
     if hasattr(check, "acheck_all"):
-        scores = list(await check.acheck_all(inputs, n_questions))
+        with contained("the check"):
+            scores = list(await check.acheck_all(inputs, n_questions))
     else:
         scores = await calls.together([_scored(check, inputs, one) for one in n_questions])
     known = dict(zip(distinct, scores, strict=True))
@@ -141,14 +143,16 @@ async def _judged(
             raise score
         value = None if isinstance(score, Exception) else float(score)
         answer = dspy.Prediction(**{key: text for key, text in draft.items() if key != "solution"} or draft)
-        verdict = await averify(example, answer) if averify else await asyncio.to_thread(verifier, example, answer)
+        with raised_by(f"the verifier {verifier!r}"):
+            verdict = await averify(example, answer) if averify else await asyncio.to_thread(verifier, example, answer)
         rows.append(Judged(name, value, bool(verdict >= RIGHT)))
     return rows
 
 
 async def _scored(check: AsyncCheck, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:
     try:
-        return await check.acheck(inputs, outputs)
+        with contained("the check"):
+            return await check.acheck(inputs, outputs)
     except (CallError, DataError) as error:
         return error
 

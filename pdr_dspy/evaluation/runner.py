@@ -26,7 +26,7 @@ from pdr_dspy.evaluation.texts import RowTexts, texts_of
 from pdr_dspy.operators.nested import operators_in
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.outcome import Stop
-from pdr_dspy.runtime.raised_by import in_words, raised_by
+from pdr_dspy.runtime.raised_by import contained, in_words, raised_by
 from pdr_dspy.text import clean
 from pdr_dspy.verifiers.base import Score, Verifier
 
@@ -110,7 +110,7 @@ class Runner:
             unchecked[check, clean(reason)] += 1
 
         def oracle(outputs: Mapping[str, Any]) -> float:
-            return float(self.verifier(example, dspy.Prediction(**outputs)))
+            return float(self.verdict(example, dspy.Prediction(**outputs)))
 
         try:
             told: dict[str, Any] = {"oracle": oracle, "on_call": spent.append, "name_of": self.naming()}
@@ -123,14 +123,13 @@ class Runner:
                 ledger = Ledger(calls=tuple(spent)) + _tracked(tracker, spent)
             whole = prediction.get("stop") in (Stop.DONE, Stop.CHECKED, Stop.FELL_BACK)
             answer = _answer(self.outputs(prediction), none=whole)
-            with raised_by(f"the verifier {self.verifier!r}"):
-                if hasattr(self.verifier, "averify"):
-                    score = await self.grade(example, prediction)
-                    rounds = self.rounds(example, prediction, await self.scores(example, prediction, answer, score))
-                elif vars(type(self.verifier)).get("instant", False):  # a subclass may be slow
-                    score, rounds = self.verdicts(example, prediction, answer)
-                else:
-                    score, rounds = await self.in_thread(self.verdicts, example, prediction, answer)
+            if hasattr(self.verifier, "averify"):
+                score = await self.grade(example, prediction)
+                rounds = self.rounds(example, prediction, await self.scores(example, prediction, answer, score))
+            elif vars(type(self.verifier)).get("instant", False):  # a subclass may be slow
+                score, rounds = self.verdicts(example, prediction, answer)
+            else:
+                score, rounds = await self.in_thread(self.verdicts, example, prediction, answer)
             ledger = ledger + score.calls if score.calls else ledger
             self.report_texts(example, name, repeat, prediction)
             return Row(
@@ -188,15 +187,30 @@ class Runner:
         inputs = inputs_of(self.program, example)
         if isinstance(self.program, Operator) and self.budget is not None:
             inputs["budget"] = self.budget
-        if hasattr(self.program, "aforward"):
+        if isinstance(self.program, Operator):
             return await self.program.acall(**inputs)
-        return await self.in_thread(self.program, **inputs)
+        part = contained(f"the program {type(self.program).__name__}")
+        if hasattr(self.program, "aforward"):
+            with part:
+                return await self.program.acall(**inputs)
+
+        def forward() -> dspy.Prediction:
+            with part:
+                return self.program(**inputs)
+
+        return await self.in_thread(forward)
 
     async def grade(self, example: dspy.Example, prediction: dspy.Prediction) -> Score:
         judge = getattr(self.verifier, "averify", None)
-        return _score(
-            await judge(example, prediction) if judge else await self.in_thread(self.verifier, example, prediction)
-        )
+        if judge is None:
+            return await self.in_thread(self.verdict, example, prediction)
+        with raised_by(f"the verifier {self.verifier!r}"):
+            return _score(await judge(example, prediction))
+
+    def verdict(self, example: dspy.Example, prediction: dspy.Prediction) -> Score:
+        """The score of a prediction by a verifier that is not awaited."""
+        with raised_by(f"the verifier {self.verifier!r}"):
+            return _score(self.verifier(example, prediction))
 
     async def scores(
         self, example: dspy.Example, prediction: dspy.Prediction, answer: str | None, score: Score
@@ -220,7 +234,7 @@ class Runner:
     ) -> tuple[Score, tuple[RoundRow, ...]]:
         """The score of a prediction, whose outputs are `answer` as text, and the rounds with the scores of its
         drafts."""
-        score = _score(self.verifier(example, prediction))
+        score = self.verdict(example, prediction)
         # An operator's answer is one of its drafts', and a verdict depends only on the outputs.
         known = {answer: float(score)} if answer is not None and isinstance(self.program, Operator) else {}
         return score, self.rounds(example, prediction, known)
@@ -239,7 +253,7 @@ class Runner:
                 score = None if known is None else 0.0
                 if known is not None and answer is not None:
                     if answer not in known:
-                        known[answer] = float(self.verifier(example, dspy.Prediction(**draft.outputs)))
+                        known[answer] = float(self.verdict(example, dspy.Prediction(**draft.outputs)))
                     score = known[answer]
                 drafts.append(
                     DraftRow(

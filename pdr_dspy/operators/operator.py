@@ -256,17 +256,22 @@ class Operator(dspy.Module):
             vars(self).update(vars(fresh))
         return super().load_state(state, **options)
 
-    def forward(self, **inputs: Any) -> dspy.Prediction:
+    def forward(self, *unnamed: Any, **inputs: Any) -> dspy.Prediction:
         """Run the program; see the class."""
         with stream_from_thread():
-            return event_loop.run(lambda: self.aforward(**inputs))
+            return event_loop.run(lambda: self.aforward(*unnamed, **inputs))
 
     async def aforward(
-        self, *, budget: Budget | None = None, seed: int | None = None, **inputs: Any
+        self, *unnamed: Any, budget: Budget | None = None, seed: int | None = None, **inputs: Any
     ) -> dspy.Prediction:
         """Run the program on the caller's event loop; see the class."""
         task, schedule, predictors = self.task, self.schedule, self.predictors_by_role
         taken = task.input_fields
+        if unnamed:
+            named = ", ".join(f"{name}=..." for name in taken)
+            raise ConfigError(
+                f"`{schedule.strategy}` takes its inputs by keyword, `program({named})`; got {str(unnamed)[:80]}"
+            )
         unknown = [name for name in inputs if name not in taken]
         missing = [name for name in needed_inputs(task) if name not in inputs]
         if unknown or missing:

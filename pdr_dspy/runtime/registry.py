@@ -124,6 +124,8 @@ class Registry(Generic[T]):
         Importing runs the module's code: call it only with an origin that the user trusts. Raises ConfigError for an
         origin that is malformed, cannot be imported, or is of another kind.
         """
+        if origin.partition(":")[0] == "__main__":  # a script that is not running
+            raise ConfigError(self.unknown(name, origin))
         part = self._imported(name, origin, f"`{origin}`, the origin of the {self.kind} {name!r},")
         return self._added[name].part if name in self._added else self.add(name, part, origin=origin)
 
@@ -196,7 +198,10 @@ class Registry(Generic[T]):
             for part in attribute.split("."):
                 found = getattr(found, part)
         except Exception as error:  # an import runs foreign code, which may raise anything
-            raise ConfigError(f"{what} cannot be imported: {type(error).__name__}: {error}") from error
+            absent = error.name if isinstance(error, ModuleNotFoundError) else None
+            own = absent in _packages_of(module)
+            remedy = f"; install `{absent}`, or set PYTHONPATH to the folder that it is in" if own else ""
+            raise ConfigError(f"{what} cannot be imported: {type(error).__name__}: {error}{remedy}") from error
         try:
             return self._check(name, found)
         except ConfigError as error:
@@ -226,6 +231,12 @@ def origin_of(part: Any) -> str | None:
     """Where a function or class is defined, as "module:attribute"; None for an object that cannot be imported."""
     module, name = getattr(part, "__module__", None), getattr(part, "__qualname__", None)
     return f"{module}:{name}" if module and name and "<" not in name else None
+
+
+def _packages_of(module: str) -> list[str]:
+    """A module's dotted name, and those of the packages that it is in."""
+    parts = module.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
 def _package(entry: EntryPoint) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pdr_dspy.search.credit import Credit
 from pdr_dspy.search.front_members import Member
 from pdr_dspy.search.optimizer import Estimate, PDROptimizer
+from pdr_dspy.search.prior import Prior
 from pdr_dspy.search.proposing.failures import Failure, failures_of
 from pdr_dspy.search.proposing.feedback import feedback
 from pdr_dspy.search.proposing.instructions import Proposal, Proposals, propose
@@ -44,6 +45,7 @@ __all__ = [
     "Outcomes",
     "PDROptimizer",
     "Parent",
+    "Prior",
     "Proposal",
     "Proposals",
     "Race",

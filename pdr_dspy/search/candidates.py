@@ -112,11 +112,12 @@ def _on_models(own: Schedule, space: Space) -> list[tuple[str, Schedule]]:
 def _families(operator: Operator, space: Space) -> list[tuple[str, list[Schedule]]]:
     """Schedules of each kind for an operator on each model, the widest first."""
     models = _on_models(operator.schedule, space)
-    found = [[(f"{name}{suffix}", kind) for name, kind in _families_of(one, space)] for suffix, one in models]
+    found = [[(f"{name}{suffix}", kind) for name, kind in families_of(one, space)] for suffix, one in models]
     return [family for same_kind in zip(*found, strict=True) for family in same_kind]
 
 
-def _families_of(own: Schedule, space: Space) -> list[tuple[str, list[Schedule]]]:
+def families_of(own: Schedule, space: Space) -> list[tuple[str, list[Schedule]]]:
+    """Schedules of each kind around a schedule, the widest first; some may be outside of the space."""
     plain = own.replace(widths=(1,), critique=False, final="refine", check=None, keep=False, stop_at=None)
     widths = sorted({width for width in space.widths if width > 1}, reverse=True)
     checks = [check for check in space.check if check is not None]
@@ -189,10 +190,12 @@ def _trials(
     affordable: Callable[[Candidate], bool],
     texts: Sequence[Candidate] = (),
 ) -> list[Proposed]:
-    """Presets, texts on their schedules in at most half of the cohort, and proposals of the sampler."""
+    """What the prior expects most, presets, texts on their schedules in at most half of the cohort, and proposals of
+    the sampler."""
     seen = {known.candidate.key for known in tried}
     named: dict[str, Proposed] = {}
-    for one in presets(problem, affordable):
+    expected = proposer.expected(problem.settings.prior, request, affordable)
+    for one in (*expected, *presets(problem, affordable)):
         named.setdefault(one.candidate.key, one)
     fresh = [one for key, one in named.items() if key not in seen]
     written = list({one.key: Proposed(REFLECTION, one) for one in texts if one.key not in {*seen, *named}}.values())

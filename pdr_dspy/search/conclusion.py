@@ -75,6 +75,7 @@ def conclude(
         limits=limits,
         stopped=found.stopped,
         tied=found.tied,
+        prior_weight=found.prior_weight,
         paid=found.paid,
         saved=found.saved,
         proposals=written,

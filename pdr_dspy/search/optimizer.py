@@ -65,13 +65,15 @@ class PDROptimizer(Teleprompter):
                 results are the same.
             keywords: fields of `settings` and `options` as flat keywords, which take precedence: `space`,
                 `max_sequential`, `max_total`, `max_cost`, `pareto`, `seed`, `repeats`, `cohort`, `finalists`,
-                `finalist_repeats`, `confirm_repeats`, `sampler`, `prompts`, `prompt_rounds`, `prompt_model`, `trials`,
+                `finalist_repeats`, `confirm_repeats`, `sampler`, `prompts`, `prompt_rounds`, `prompt_model`, `prior`,
+                `trials`,
                 `max_tokens`, `time_limit`, `stop`, `price`, `margin`, `accept`, `storage`, `study`, `run_dir`,
                 `max_in_flight`, `max_text_bytes`.
                 `search.settings.Keywords` maps them to fields.
 
         Raises:
             ConfigError: an invalid argument.
+            StoreError: a run folder of `prior` has no finished search.
         """
         super().__init__()
         self.verifier = as_verifier(verifier, argument="PDROptimizer(verifier=...)")

@@ -29,7 +29,8 @@ class TrialRecord(BaseModel):
 
     number: int
     origin: str
-    """The candidate's origin: "student", "LongCoT", "SR", a preset, "reflection", "search", or "same calls"."""
+    """The candidate's origin: "student", "LongCoT", "SR", a preset, "prior", "reflection", "search", or "same
+    calls"."""
     free: bool = False
     """Whether it only repeats calls of earlier trials: it does not count as one of `trials`."""
     state: str

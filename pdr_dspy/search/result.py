@@ -89,6 +89,8 @@ class SearchResult:
     """Tokens of calls that were replayed from the store."""
     tied: tuple[int, ...] = ()
     """Finalists that are as good as `best` within the search's `margin`, and cost more."""
+    prior_weight: float | None = None
+    """The weight, 0 to 1, that the scores gave to what the searches of `prior` had learnt; None without a prior."""
     credits: Mapping[str, Credit] = field(default_factory=dict)
     """If operators have separate spaces: what the choice of `best` at each of them brought, by its path."""
     proposals: Proposals | None = field(default=None, repr=False)
@@ -179,6 +181,7 @@ def write(
         "front": [trial.number for trial in result.front],
         "stopped": result.stopped,
         "tied": list(result.tied),
+        **({} if result.prior_weight is None else {"prior_weight": result.prior_weight}),
         "credits": {place: credit._asdict() for place, credit in result.credits.items()},
         "paid": result.paid,
         "saved": result.saved,

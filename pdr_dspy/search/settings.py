@@ -8,7 +8,7 @@ there. `RunOptions` may differ each time a search is resumed: its storage, its e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, TypedDict, get_args
 
@@ -29,6 +29,7 @@ from pdr_dspy.evaluation.texts import MAX_TEXT_BYTES
 from pdr_dspy.runtime import postgres
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.runtime.registry import origin_of
+from pdr_dspy.search.prior import Prior, read_prior
 from pdr_dspy.search.racing.pareto import COSTS, Limits
 from pdr_dspy.search.space.spaces import AnySpace, Space, read_space
 from pdr_dspy.settings import Settings, whole_number
@@ -158,6 +159,15 @@ class SearchSettings(_Section):
     `optuna.samplers.BaseSampler`. A stored search keeps the location of the function's definition, and never imports
     it."""
     instructions: Instructions = Instructions()
+    prior: Prior | None = None
+    """What earlier searches learnt: the run folder of a finished one or a list of several, which are read at once, or
+    a `Prior`. It chooses at most four of the first trials, and is the mean of the estimates, with a weight that the new
+    scores choose. A stored search keeps what was learnt, not the folders."""
+
+    @field_validator("prior", mode="before")
+    @classmethod
+    def _learnt(cls, prior: Any) -> Any:
+        return prior if prior is None or isinstance(prior, (Prior, Mapping)) else read_prior(prior)
 
     @field_validator("limits", mode="before")
     @classmethod
@@ -341,6 +351,8 @@ class Keywords(TypedDict, total=False):
     """`Instructions.rounds`: rounds of writing."""
     prompt_model: Any
     """`Instructions.model`: the LM that writes them."""
+    prior: Prior | str | Path | Sequence[str | Path] | None
+    """As `SearchSettings.prior`: the run folders of earlier searches."""
     trials: int
     """As `RunOptions.trials`; so are all that follow."""
     max_tokens: int | None
@@ -365,7 +377,7 @@ class _Field(NamedTuple):
 
 
 PLACES: dict[str, _Field] = {
-    **{name: _Field("", name) for name in ("space", "seed", "sampler")},
+    **{name: _Field("", name) for name in ("space", "seed", "sampler", "prior")},
     "max_sequential": _Field("limits", "sequential"),
     "max_total": _Field("limits", "total"),
     "max_cost": _Field("limits", "cost"),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from pdr_dspy.calls.dspy_bridge import inputs_marked
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.runtime import event_loop
+from pdr_dspy.runtime.raised_by import contained
 from pdr_dspy.verifiers.base import Score, Verifier
 from pdr_dspy.verifiers.fields import as_text, lookup, short
 
@@ -181,7 +182,8 @@ def try_on_gold(verifier: Verifier, example: dspy.Example, outputs: tuple[str, .
         return
     prediction = dspy.Prediction(**{name: example[name] for name in outputs})
     try:
-        found = verifier._call(example, prediction)
+        with contained("the metric"):
+            found = verifier._call(example, prediction)
     except Exception as error:
         logger.warning(
             "the metric `%s` raised %s on the gold answer of an example; what it raises for is a failed row",

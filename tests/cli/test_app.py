@@ -499,6 +499,18 @@ def test_optimize_within_axes_and_with_proposed_instructions(
     assert len(facts["proposals"]["proposals"]) >= 2
     assert {tuple(trial["schedule"]["widths"][:-1]) for trial in facts["trials"][1:]} <= {(), (2,), (5,)}
     assert any(trial["instructions"] for trial in facts["trials"])
+    again = ("optimize", "addition", "--trials", "5", "--api-base", server.api_base, "--run-dir", "next")
+    done = pdr(*again, "--finalists", "1", "--prior", "out")
+    assert done.exit_code == 0, done.stderr
+    facts = json.loads((folder / "next" / "search.json").read_text())
+    assert facts["config"]["settings"]["prior"]["searches"] == 1
+    assert 0 <= facts["prior_weight"] <= 1
+
+
+def test_a_prior_that_is_no_search_is_one_sentence(folder: Path, pdr: Callable[..., Result]) -> None:
+    done = pdr("optimize", "addition", "--prior", "nowhere", "--dry-run")
+    assert done.exit_code != 0
+    assert "it must be the run folder of a finished search" in done.stderr
 
 
 @pytest.mark.slow

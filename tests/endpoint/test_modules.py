@@ -246,3 +246,29 @@ def test_an_account_is_of_all_programs_in_a_session(model: MockServer) -> None:
     assert 0 < made <= 10
     assert bounded.ledger.total == made * each <= alone.ledger.total // 2
     assert bounded.sequential == bounded.ledger.total
+
+
+class Leaves(Twice):
+    """It exits on a question about leaving."""
+
+    async def aforward(self, question: str) -> dspy.Prediction:
+        if "leave" in question:
+            raise SystemExit(3)
+        return await super().aforward(question=question)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_module_that_exits_fails_its_request_alone(start: Start, stream: bool) -> None:
+    server = start({"solver": Leaves()})
+    asked: Any = [{"role": "user", "content": "Please leave."}]
+    with openai.OpenAI(base_url=server.api_base, api_key="none", max_retries=0) as client:
+
+        def ask() -> None:
+            answer = client.chat.completions.create(model="solver", messages=asked, stream=stream)
+            for _ in answer:  # an error may come in the middle of a stream
+                pass
+
+        with pytest.raises(openai.APIError, match="a fault of this server"):
+            ask()
+    done: Any = create(server, seed=3)
+    assert json.loads(done["choices"][0]["message"]["content"]) == {"answer": 42, "first": 41}

@@ -72,6 +72,11 @@ def test_inputs_are_checked_before_anything_is_sent(inputs: dict[str, Any], mess
     assert lm.served.calls == 0
 
 
+def test_inputs_are_given_by_keyword() -> None:
+    with pytest.raises(ConfigError, match=r"by keyword, `program\(question=...\)`; got \('Why\?',\)"):
+        LongCoT(QA)("Why?")
+
+
 @pytest.mark.parametrize(
     "program", [LongCoT(QA), SR(QA, critique=True), PDR(QA, "quality")], ids=lambda p: str(p.schedule)
 )

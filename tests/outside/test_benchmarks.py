@@ -32,6 +32,7 @@ from benchmarks import (
     grading,
     kills,
     mock_server,
+    racing,
     search,
     search_report,
     searchers,
@@ -47,6 +48,7 @@ from benchmarks.reasoner import TASK, World, effect
 from pdr_dspy import PDR
 from pdr_dspy.cli import app as cli
 from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.search.prior import FIRST, Known, learn, transferable
 from pdr_dspy.search.racing.pareto import Limits
 from pdr_dspy.search.settings import Instructions
 from pdr_dspy.search.space.candidate import Candidate
@@ -225,6 +227,22 @@ class TestSearch:
         assert all(step.chosen in SMALL or step.chosen == searchers.STUDENT for step in steps)
         again = list(searchers.SEARCHERS[method](world, SMALL, LIMITS, range(12), 8, 1))
         assert steps == again
+
+    def test_presets_and_a_prior_are_among_the_first(self, world: World) -> None:
+        known = [Known(transferable(of(Schedule(widths=(width, 1), k=1))), 0.1 * width, 0.01) for width in (1, 2, 4)]
+        own = {"student": searchers.STUDENT, "presets": True, "prior": learn([known])}
+        steps = racing.search(world, SMALL.extend(final=("vote",)), LIMITS, range(12), 9, 1, **own)
+        found = None
+        while found is None:
+            try:
+                next(steps)
+            except StopIteration as end:
+                found = end.value
+        origins = [arm.origin for arm in found.arms if not arm.free]
+        assert origins[0] == "student"
+        assert 0 < origins.count("prior") <= FIRST
+        assert "vote" in origins
+        assert found.prior_weight is not None
 
     def test_the_yardstick_knows_its_questions_and_pays_nothing(self, world: World) -> None:
         (step,) = searchers.SEARCHERS["(knowing its questions)"](world, SMALL, LIMITS, range(12), 8, 1)

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import Future
+from collections.abc import Awaitable, Callable
+from concurrent.futures import CancelledError, Future
 from typing import Any
 
 import dspy
@@ -71,3 +72,65 @@ def test_an_interrupt_cancels_what_runs(monkeypatch: Any) -> None:
     with pytest.raises(KeyboardInterrupt):
         event_loop.run(endless)
     assert cancelled.wait(30)
+
+
+async def _raises(error: BaseException) -> None:
+    await asyncio.sleep(0)
+    raise error
+
+
+async def _in_a_task(error: BaseException) -> None:
+    await asyncio.create_task(_raises(error))
+
+
+async def _in_a_group(error: BaseException) -> None:
+    await asyncio.gather(asyncio.Event().wait(), _raises(error))
+
+
+async def _in_a_thread(error: BaseException) -> None:
+    def stop() -> None:
+        raise error
+
+    await asyncio.to_thread(stop)
+
+
+@pytest.mark.parametrize("function", [_raises, _in_a_task, _in_a_group, _in_a_thread])
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=repr)
+def test_an_exit_on_the_loop_is_raised_by_its_caller_and_ends_nothing_else(
+    function: Callable[[BaseException], Awaitable[None]], error: BaseException
+) -> None:
+    begun, done = threading.Event(), threading.Event()
+    finished: list[str] = []
+
+    async def other() -> str:
+        begun.set()
+        await asyncio.to_thread(done.wait, 30)
+        return "finished"
+
+    beside = threading.Thread(target=lambda: finished.append(event_loop.run(other)))
+    beside.start()
+    assert begun.wait(30)
+    with pytest.raises(type(error)) as caught:
+        event_loop.run(lambda: function(error))
+    assert caught.value is error
+    done.set()
+    beside.join(30)
+    assert finished == ["finished"]
+
+
+def test_a_loop_that_was_stopped_is_replaced() -> None:
+    async def which() -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    async def stops() -> None:
+        asyncio.get_running_loop().stop()
+        await asyncio.Event().wait()
+
+    stopped = event_loop.run(which)
+    with pytest.raises(CancelledError):
+        event_loop.run(stops)
+    fresh = event_loop.run(which)
+    assert fresh is not stopped
+    assert event_loop.run(which) is fresh
+    with dspy.context(lm=engine()):
+        assert LongCoT("question -> answer")(question="q").answer is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -107,6 +108,10 @@ def optimize(
             "each has its own with its path in front, as solve.widths=1,4.",
         ),
     ] = None,
+    prior: Annotated[
+        list[Path] | None,
+        typer.Option("--prior", help="The run folder of an earlier search to learn from; repeatable."),
+    ] = None,
     storage: Annotated[
         str | None,
         typer.Option(
@@ -152,6 +157,7 @@ def optimize(
         margin=margin,
         accept=accept,
         prompts=prompts,
+        **({"prior": [str(place) for place in prior]} if prior else {}),
         **({} if prompt_rounds == 1 else {"prompt_rounds": prompt_rounds}),
         writer=optimize.writer_of(prompts, prompt_api_base, prompt_model),
         storage=storage,

@@ -8,7 +8,9 @@ finished nor their indices matter. kappa is enforced by `workspace.fit`.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
+import inspect
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +23,7 @@ from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.distillers.tally import tally
 from pdr_dspy.operators.workspace import Count, Draft, Workspace, candidates, fit
 from pdr_dspy.prompts.roles import Role
+from pdr_dspy.runtime.raised_by import raised_by
 
 ROLES = (Role.DISTILL, Role.SELECT)
 """The roles that a distiller may call."""
@@ -100,7 +103,13 @@ class DistillerInput:
                 "there is no gold answer: declare the distiller with `needs_gold=True`, and run it with "
                 "`evaluate(program, examples, verifier)`"
             )
-        return await asyncio.to_thread(self.oracle, draft.outputs)
+        oracle = self.oracle
+
+        def score() -> float:
+            with raised_by("the verifier"):
+                return oracle(draft.outputs)
+
+        return await asyncio.to_thread(score)
 
     async def shown(self, order: Sequence[Draft]) -> str:
         """All solutions as a distill call reads them: complete, unless the model's context is too small for them."""
@@ -185,6 +194,8 @@ class Distiller:
         for field in ("run", "calls"):
             if not callable(getattr(self, field)):
                 raise ConfigError(f"`Distiller({field}={getattr(self, field)!r})` must be a function")
+        if not _is_async(self.run):
+            raise self._not_async()
         if self.role is not None and self.role not in ROLES:
             raise ConfigError(f"`Distiller(role={self.role!r})` must be None or one of {', '.join(ROLES)}")
         most = self.calls(8)
@@ -195,6 +206,12 @@ class Distiller:
                 f"`Distiller(name={self.name!r})` has `role={self.role and self.role.value!r}` and `calls` returns "
                 f"{most} for a width of 8: a distiller that calls a model needs both, another neither"
             )
+
+    def _not_async(self) -> ConfigError:
+        return ConfigError(
+            f"`Distiller(name={self.name!r}, run={self.run!r})`: a distiller must be an async function; define it with "
+            f"`async def {getattr(self.run, '__name__', 'run').strip('<>')}(given)`"
+        )
 
     @property
     def phase(self) -> Phase | None:
@@ -238,7 +255,10 @@ class Distiller:
             made.extend(call for reply in replies for call in reply.calls)
             return replies
 
-        distilled = await self.run(replace(given, ask=ask, oracle=given.oracle if self.needs_gold else None))
+        running: Any = self.run(replace(given, ask=ask, oracle=given.oracle if self.needs_gold else None))
+        if not inspect.isawaitable(running):
+            raise self._not_async()
+        distilled = await running
         if not isinstance(distilled, Distilled):
             raise ConfigError(f"the distiller {self.name!r} returned {type(distilled).__name__}, not a `Distilled`")
         workspaces = tuple(distilled.workspaces)
@@ -260,3 +280,11 @@ class Distiller:
                 "return all of them"
             )
         return Distilled(workspaces, calls)
+
+
+def _is_async(function: Any) -> bool:
+    """Whether calling a function, a partial, a method or an object makes a coroutine, also through a decorator."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = inspect.unwrap(function)
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)

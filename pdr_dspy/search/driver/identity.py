@@ -12,6 +12,8 @@ from pdr_dspy.search.problem import VERSION, Problem
 from pdr_dspy.search.settings import SearchSettings, keyword_of
 
 REMEDY = "use another `run_dir`"
+WHOLE = ("space", "prior")
+"""Settings with parts that are no arguments."""
 _ARGUMENTS = {"program": "student", "examples": "trainset", "models": "lm"}
 """Names of a description's parts for the user."""
 
@@ -52,7 +54,7 @@ def _by_argument(description: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a description by their names for the user; later settings have their defaults."""
     parts = {_ARGUMENTS.get(name, name): description[name] for name in description if name != "settings"}
     for name, value in _completed(SearchSettings().model_dump(mode="json"), description["settings"]).items():
-        if isinstance(value, Mapping) and name != "space":
+        if isinstance(value, Mapping) and name not in WHOLE:
             parts |= {keyword_of((name, inner)): each for inner, each in value.items()}
         else:
             parts[keyword_of((name,))] = value

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pdr_dspy.errors import ConfigError
+from pdr_dspy.search.prior import FIRST, Prior
 from pdr_dspy.search.racing.pareto import Limits
-from pdr_dspy.search.racing.plan import Proposed, Tried
+from pdr_dspy.search.racing.plan import Propose, Proposed, Tried
 from pdr_dspy.search.settings import SamplerName
 from pdr_dspy.search.space.candidate import Candidate
 from pdr_dspy.search.space.choosing import Suggests
@@ -74,6 +75,23 @@ class Proposer:
     def untried(self, keys: Iterable[str]) -> int | None:
         """The number of candidates with none of these keys; None for a space that is too large to list."""
         return len({one.key for one in self.pool}.difference(keys)) if self.enumerable else None
+
+    def expected(
+        self, prior: Prior | None, request: Propose, fits: Callable[[Candidate], bool] = lambda _: True
+    ) -> list[Proposed]:
+        """The candidates of the first cohort that a prior chooses, at most half of it; none without a prior.
+
+        Args:
+            prior: what earlier searches learnt.
+            request: the number of candidates, and those already tried.
+            fits: whether a candidate may be within the limits.
+        """
+        if prior is None or request.cohort != 1:
+            return []
+        seen = {known.candidate.key for known in request.tried}
+        there = self.pool if self.enumerable else self.some(DRAWS)
+        there = [candidate for candidate in there if candidate.key not in seen and fits(candidate)]
+        return [Proposed("prior", one) for one in prior.first(there, min(FIRST, request.wanted // 2))]
 
     def propose(
         self,

@@ -24,7 +24,7 @@ import numpy as np
 from pdr_dspy.evaluation.drafts import Drafts
 from pdr_dspy.evaluation.statistics import Interval
 from pdr_dspy.search.racing import elimination, pareto, worth
-from pdr_dspy.search.racing.surrogate import Surface, pool
+from pdr_dspy.search.racing.surrogate import Array, Surface, pool
 from pdr_dspy.search.settings import SearchSettings, Stop
 from pdr_dspy.search.space.candidate import Candidate
 
@@ -205,6 +205,8 @@ class Found:
     """Cells on the held-out questions, for the chosen program and the student."""
     stopped: str
     """Why no more candidates were tried, and why finalists ran fewer times again than they could."""
+    prior_weight: float | None
+    """The weight that the scores gave to what earlier searches learnt; None without a prior."""
     tied: tuple[int, ...]
     """Other finalists within the limits whose estimates are at most the margin below the best, or above the chosen
     one's."""
@@ -277,6 +279,7 @@ class Plan:
             chosen=chosen,
             confirmation=confirmed,
             stopped="; ".join(filter(None, (stopped, enough))),
+            prior_weight=None if self.settings.prior is None else self.surface().weight,
             tied=tied,
             paid=self.paid,
             saved=self.saved,
@@ -325,7 +328,9 @@ class Plan:
         if self.stop != "worth" or not trials:
             return None
         allowed = [arm.number for arm in self.arms if self.allowed(arm)]
-        gain = worth.of_cohort(*self._all_scores(), [one.candidate for one in proposed], allowed)
+        scores, candidates = self._all_scores()
+        new = [one.candidate for one in proposed]
+        gain = worth.of_cohort(scores, candidates, new, allowed, self._expected_of([*candidates, *new]))
         # A proposal may be poor by chance: the one before counts, too.
         before, self._expected = self._expected, gain
         expected = gain if before is None else (gain + before) / 2
@@ -339,7 +344,8 @@ class Plan:
         again, allowed = [arm.number for arm in finalists], [arm.number for arm in finalists if self.allowed(arm)]
         tokens = self.questions * sum(arm.total for arm in finalists)
         left, gain = self.settings.final.repeats - done, 0.0
-        gains = worth.of_repeats(*self._all_scores(), again, allowed, left)
+        scores, candidates = self._all_scores()
+        gains = worth.of_repeats(scores, candidates, again, allowed, left, self._expected_of(candidates))
         for times, expected in enumerate(gains, start=1):  # several may be worth it where one is not
             if expected is None or expected >= self._price(times * tokens):
                 return None
@@ -470,7 +476,12 @@ class Plan:
         return self._pooled[1]
 
     def _pool(self) -> Surface:
-        return pool(*self._all_scores())
+        scores, candidates = self._all_scores()
+        return pool(scores, candidates, self._expected_of(candidates))
+
+    def _expected_of(self, candidates: Sequence[Candidate]) -> Array | None:
+        """What earlier searches expect of some programs; None without a prior."""
+        return None if self.settings.prior is None else self.settings.prior.means(candidates)
 
     def _all_scores(self) -> tuple[list[dict[tuple[int, int], float]], list[Candidate]]:
         offset = self.settings.race.repeats  # fresh seeds count as further repeats of the same questions

@@ -30,6 +30,8 @@ SHARES = (0.0, 0.5, 0.9, 0.99)
 """Candidates for the fraction of that variance that neighbours share."""
 LENGTHS = (0.7, 1.5, 3.0)
 """Candidates for the distance, in steps of an axis, over which they share it."""
+WEIGHTS = (0.0, 0.5, 1.0)
+"""Candidates for the weight of what earlier searches learnt (`search.prior`); 0 ignores it."""
 SAME = 1e-9
 """The distance below which two programs are the same at an operator."""
 ENOUGH = 8
@@ -54,6 +56,8 @@ class Surface:
     """Fraction of that variance that neighbours share."""
     length: float
     """Distance over which they share it, in steps."""
+    weight: float = 0.0
+    """Weight of the expected scores that were given; 0 without any."""
 
 
 def one_thread() -> AbstractContextManager[Any]:
@@ -72,29 +76,44 @@ def _blas() -> Any:
     return ThreadpoolController()
 
 
-def pool(scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequence[Candidate]) -> Surface:
+def pool(
+    scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequence[Candidate], expected: Array | None = None
+) -> Surface:
     """Estimate the mean score of every program.
 
     Args:
         scores: of each program, by (question, repeat); each needs at least one.
         candidates: the programs, in the same order.
+        expected: their expected scores up to a constant, as earlier searches learnt them; None without any. Their
+            weight is chosen as the other parameters are, by the marginal likelihood of the scores.
     """
     with one_thread():
-        return _pool(scores, candidates)
+        return _pool(scores, candidates, expected)
 
 
-def _pool(scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequence[Candidate]) -> Surface:
+def _pool(
+    scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequence[Candidate], expected: Array | None
+) -> Surface:
     own = additive(scores)
-    best: tuple[float, Posterior, Prior] | None = None
+    best: tuple[float, Posterior, Prior, float] | None = None
     for prior in priors(together(candidates)):
-        found = posterior(own.mean, own.noise**2, prior.covariance)
-        value = found.likelihood + prior.preference
-        if best is None or value > best[0]:
-            best = (value, found, prior)
+        for weight, found in weighed(own, prior, expected):
+            value = found.likelihood + prior.preference
+            if best is None or value > best[0]:
+                best = (value, found, prior, weight)
     assert best is not None
-    _, found, prior = best
+    _, found, prior, weight = best
     sd = np.sqrt(np.maximum(np.diag(found.covariance), 1e-12))
-    return Surface(found.mean, sd, own.mean, own.noise, prior.spread, prior.share, prior.length)
+    return Surface(found.mean, sd, own.mean, own.noise, prior.spread, prior.share, prior.length, weight)
+
+
+def weighed(own: Additive, prior: Prior, expected: Array | None) -> Iterator[tuple[float, Posterior]]:
+    """The posterior under each weight of the expected scores of all programs; only under 0 without any."""
+    weights = (0.0,) if expected is None or np.ptp(expected) == 0 else WEIGHTS
+    shifts = [np.zeros(len(prior.covariance)) if expected is None else weight * expected for weight in weights]
+    rest = [own.mean - shift[: len(own.mean)] for shift in shifts]
+    for weight, shift, found in zip(weights, shifts, posteriors(rest, own.noise**2, prior.covariance), strict=True):
+        yield weight, found._replace(mean=found.mean + shift)
 
 
 class Prior(NamedTuple):
@@ -149,21 +168,27 @@ def posterior(values: Array, noise: Array, prior: Array) -> Posterior:
         noise: variances of their errors.
         prior: covariance of all programs.
     """
-    count = len(values)
+    return next(posteriors([values], noise, prior))
+
+
+def posteriors(each: Sequence[Array], noise: Array, prior: Array) -> Iterator[Posterior]:
+    """As `posterior`, for each of several values of the same programs."""
+    count = len(noise)
     factor = np.linalg.cholesky(prior[:count, :count] + np.diag(noise))
     inverse = np.linalg.inv(factor)
     inverse = inverse.T @ inverse
     ones = np.ones(count)
     weight = inverse @ ones
     precision = float(ones @ weight)
-    mean = float(weight @ values) / precision
-    rest = values - mean
-    fit = inverse @ rest
-    likelihood = -0.5 * float(rest @ fit) - float(np.log(np.diag(factor)).sum()) - 0.5 * math.log(precision)
     known = prior[:, :count]
     drag = 1.0 - known @ weight  # the effect of an error of the common mean
     covariance = prior - known @ inverse @ known.T + np.outer(drag, drag) / precision
-    return Posterior(likelihood, mean + known @ fit, covariance)
+    constant = -float(np.log(np.diag(factor)).sum()) - 0.5 * math.log(precision)
+    for values in each:
+        mean = float(weight @ values) / precision
+        rest = values - mean
+        fit = inverse @ rest
+        yield Posterior(-0.5 * float(rest @ fit) + constant, mean + known @ fit, covariance)
 
 
 class Additive(NamedTuple):
@@ -254,11 +279,15 @@ def distances(first: Sequence[Candidate], second: Sequence[Candidate] | None = N
         [len(first), len(second)]. The distances are Euclidean, so that a kernel over them is a covariance.
     """
     rows = [candidate.positions for candidate in first]
-    columns = rows if second is None else [candidate.positions for candidate in second]
-    gaps = np.zeros((len(rows), len(columns)))
+    return gaps(rows, rows if second is None else [candidate.positions for candidate in second])
+
+
+def gaps(rows: Sequence[Mapping[str, float | str]], columns: Sequence[Mapping[str, float | str]]) -> Array:
+    """Distances between programs given by their positions, as in `distances`."""
+    squares = np.zeros((len(rows), len(columns)))
     for name in dict.fromkeys(name for side in (rows, columns) for positions in side for name in positions):
-        gaps += _squared(*([positions.get(name, 0.0) for positions in side] for side in (rows, columns)))
-    return np.sqrt(gaps)
+        squares += _squared(*([positions.get(name, 0.0) for positions in side] for side in (rows, columns)))
+    return np.sqrt(squares)
 
 
 def _squared(first: Sequence[float | str], second: Sequence[float | str]) -> Array:

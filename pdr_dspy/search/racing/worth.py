@@ -22,9 +22,9 @@ from pdr_dspy.search.racing.surrogate import (
     Posterior,
     additive,
     one_thread,
-    posterior,
     priors,
     together,
+    weighed,
 )
 from pdr_dspy.search.space.candidate import Candidate
 
@@ -54,6 +54,7 @@ def believe(
     candidates: Sequence[Candidate],
     new: Sequence[Candidate] = (),
     apart: Callable[[Sequence[Candidate]], Sequence[Array]] = together,
+    expected: Array | None = None,
 ) -> Belief:
     """The joint posterior of some programs.
 
@@ -62,13 +63,14 @@ def believe(
         candidates: the measured programs, in the same order.
         new: programs that were not measured.
         apart: the distances between programs, `surrogate.together` or `surrogate.by_operator`.
+        expected: the expected scores of all of them in this order, as in `surrogate.pool`.
     """
     with one_thread():
         own = additive(scores)
         found: list[tuple[float, Posterior]] = []
         for prior in priors(apart([*candidates, *new]), SMALLER):
-            known = posterior(own.mean, own.noise**2, prior.covariance)
-            found.append((known.likelihood + prior.preference, known))
+            for _, known in weighed(own, prior, expected):
+                found.append((known.likelihood + prior.preference, known))
     most = max(value for value, _ in found)
     kept = [(math.exp(value - most), known) for value, known in found if value > most + math.log(NEGLIGIBLE)]
     total = sum(weight for weight, _ in kept)
@@ -105,7 +107,11 @@ def _draws(count: int) -> Array:
 
 
 def of_cohort(
-    scores: Scores, candidates: Sequence[Candidate], new: Sequence[Candidate], allowed: Sequence[int]
+    scores: Scores,
+    candidates: Sequence[Candidate],
+    new: Sequence[Candidate],
+    allowed: Sequence[int],
+    expected: Array | None = None,
 ) -> float:
     """The expected gain of measuring new programs on all questions.
 
@@ -113,8 +119,9 @@ def of_cohort(
         scores, candidates: of the measured programs.
         new: the programs to be measured; their errors are those of the measured programs with the most runs.
         allowed: the measured programs that could be chosen.
+        expected: of the measured and the new programs, as in `surrogate.pool`.
     """
-    belief = believe(scores, candidates, new)
+    belief = believe(scores, candidates, new, expected=expected)
     most = max(map(len, scores))
     errors = [error**2 for error, own in zip(belief.own.noise, scores, strict=True) if len(own) == most]
     places = range(len(candidates), len(candidates) + len(new))
@@ -123,7 +130,12 @@ def of_cohort(
 
 
 def of_repeats(
-    scores: Scores, candidates: Sequence[Candidate], again: Sequence[int], allowed: Sequence[int], most: int
+    scores: Scores,
+    candidates: Sequence[Candidate],
+    again: Sequence[int],
+    allowed: Sequence[int],
+    most: int,
+    expected: Array | None = None,
 ) -> Iterator[float | None]:
     """The expected gain of running some programs once more on each of their questions, twice more, and so on up to
     `most` times; None if the variance between runs is unknown.
@@ -133,8 +145,9 @@ def of_repeats(
         again: the places of those that run again.
         allowed: of those, the places of the ones that could be chosen.
         most: maximum further runs.
+        expected: of the measured programs, as in `surrogate.pool`.
     """
-    belief = believe(scores, candidates)
+    belief = believe(scores, candidates, expected=expected)
     for times in range(1, most + 1):
         less = belief.own.less(times)
         errors: dict[int, float] = {}

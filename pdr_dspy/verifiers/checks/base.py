@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.runtime.event_loop import run as run_async
+from pdr_dspy.runtime.raised_by import contained
 from pdr_dspy.runtime.registry import Registry, origin_of
 from pdr_dspy.text.quoting import sheltered
 from pdr_dspy.text.token_estimate import estimate_tokens
@@ -126,16 +127,20 @@ class RewardCheck(SyncForm):
             raise ConfigError(f"`RewardCheck(low={self.low!r}, high={self.high!r})`: `low` must be below `high`")
 
     async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
-        """The scaled reward. A synchronous function runs in a thread. Raises the function's errors, and ValueError for
-        a reward outside of `low` and `high`."""
+        """The scaled reward. A synchronous function runs in a thread. Raises the function's errors (RuntimeError for a
+        SystemExit), and ValueError for a reward outside of `low` and `high`."""
         import dspy
 
         prediction = dspy.Prediction(**outputs)
-        if inspect.iscoroutinefunction(self.function):
-            found = await self.function(dict(inputs), prediction)
-        else:
-            found = await asyncio.to_thread(self.function, dict(inputs), prediction)
-            if inspect.isawaitable(found):
+        part = contained("the check")
+
+        def call() -> Any:
+            with part:
+                return self.function(dict(inputs), prediction)
+
+        found = call() if inspect.iscoroutinefunction(self.function) else await asyncio.to_thread(call)
+        if inspect.isawaitable(found):
+            with part:
                 found = await found
         if isinstance(found, Score):
             return found

@@ -20,6 +20,7 @@ import dspy
 from pdr_dspy import calls
 from pdr_dspy.calls.failures import CallError
 from pdr_dspy.errors import ConfigError, DataError
+from pdr_dspy.runtime.raised_by import contained
 from pdr_dspy.verifiers.arguments import check_lm
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.checks.base import SOLUTION, SyncForm, bounded, one_line
@@ -325,7 +326,8 @@ async def apart(check: Any, inputs: Mapping[str, Any], outputs: Sequence[Mapping
 
     async def one(each: Mapping[str, Any]) -> Score | Exception:
         try:
-            return await check.acheck(inputs, each)
+            with contained("the check"):
+                return await check.acheck(inputs, each)
         except (CallError, DataError) as error:
             return error
 
