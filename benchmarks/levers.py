@@ -184,17 +184,18 @@ def show(runs: Runs, count: int, trials: int, levers: Sequence[str]) -> None:
         share = [one["paid"] / other["paid"] for one, other in zip(own, usual, strict=True)]
         table.add_row(
             name,
-            _with_interval([one["regret"] for one in own]),
-            "" if name == reference else _with_interval(more),
-            _with_interval([one["paid"] / 1e6 for one in own]),
-            "" if name == reference else _with_interval(share),
+            with_interval([one["regret"] for one in own]),
+            "" if name == reference else with_interval(more),
+            with_interval([one["paid"] / 1e6 for one in own]),
+            "" if name == reference else with_interval(share),
             f"{fmean(one['cost'] for one in own):.0f}",
-            _with_interval([one["optimism"] for one in own]),
+            with_interval([one["optimism"] for one in own]),
         )
     console.print(table)
 
 
-def _with_interval(values: Sequence[float]) -> str:
+def with_interval(values: Sequence[float]) -> str:
+    """A mean with its 95 % interval, as text."""
     low, high = mean_interval(values)
     return f"{fmean(values):.2f} ({low:.2f} to {high:.2f})"
 

@@ -27,10 +27,10 @@ from rich.table import Table
 
 from benchmarks import racing
 from benchmarks.chain import FIRST, LAST, Chain, best_of
+from benchmarks.levers import with_interval
 from benchmarks.moves import Moves
 from benchmarks.search import play
 from benchmarks.searchers import STUDENT, Progress, tpe
-from pdr_dspy.evaluation.statistics import mean_interval
 from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing import surrogate
 from pdr_dspy.search.racing.pareto import Limits
@@ -143,7 +143,7 @@ def estimates(seeds: Sequence[int]) -> None:
                 errors.append(100 * float((surface.mean - truth).std()))
             differences.setdefault(name, []).append(errors[0] - errors[1])
     for name, own in differences.items():
-        print(f"{name}: {_shown(own)} points, {len(own)} worlds")
+        print(f"{name}: {with_interval(own)} points, {len(own)} worlds")
 
 
 def read(log: Path | None) -> Runs:
@@ -193,24 +193,19 @@ def show(runs: Runs, methods: Sequence[str]) -> None:
         first = name == REFERENCE
         table.add_row(
             name,
-            _shown([one["regret"] for one in own]),
-            "" if first else _shown([one["regret"] - other["regret"] for one, other, _ in pairs]),
-            _shown(
+            with_interval([one["regret"] for one in own]),
+            "" if first else with_interval([one["regret"] - other["regret"] for one, other, _ in pairs]),
+            with_interval(
                 [
                     regret_at(one, budgets[seed]) - (0 if first else regret_at(other, budgets[seed]))
                     for one, other, seed in pairs
                 ]
             ),
-            _shown([one["paid"] / 1e6 for one in own]),
-            "" if first else _shown([one["paid"] / other["paid"] for one, other, _ in pairs]),
+            with_interval([one["paid"] / 1e6 for one in own]),
+            "" if first else with_interval([one["paid"] / other["paid"] for one, other, _ in pairs]),
             f"{fmean(one['optimism'] for one in own):.1f}",
         )
     console.print(table)
-
-
-def _shown(values: Sequence[float]) -> str:
-    low, high = mean_interval(values)
-    return f"{fmean(values):.2f} ({low:.2f} to {high:.2f})"
 
 
 if __name__ == "__main__":
