@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import dspy
@@ -204,12 +204,16 @@ class Runner:
         judge = getattr(self.verifier, "averify", None)
         if judge is None:
             return await self.in_thread(self.verdict, example, prediction)
-        with raised_by(f"the verifier {self.verifier!r}"):
+        with raised_by(self._verifier_named):
             return _score(await judge(example, prediction))
+
+    @cached_property
+    def _verifier_named(self) -> str:
+        return f"the verifier {self.verifier!r}"
 
     def verdict(self, example: dspy.Example, prediction: dspy.Prediction) -> Score:
         """The score of a prediction by a verifier that is not awaited."""
-        with raised_by(f"the verifier {self.verifier!r}"):
+        with raised_by(self._verifier_named):
             return _score(self.verifier(example, prediction))
 
     async def scores(
