@@ -16,6 +16,9 @@ import dspy
 
 from pdr_dspy.prompts.roles import FREE, LEFT, needed_inputs
 from pdr_dspy.prompts.shapes import allows_none, described, is_code, is_custom, is_history, json_shape, plain_kind
+from pdr_dspy.prompts.simple import is_simple, is_text
+from pdr_dspy.text.labels import ANSWER_KEYS, key
+from pdr_dspy.text.stated import Sought
 
 
 def label(name: str) -> str:
@@ -123,6 +126,19 @@ class Form:
         )
 
     @cached_property
+    def sought(self) -> Sought:
+        """What is searched in a reply: its labelled fields."""
+        names = tuple(self.labelled)
+        called = [name for name in names if key(name) in ANSWER_KEYS]
+        return Sought(
+            names,
+            frozenset(name for name, kind in self.labelled.items() if is_text(kind)),
+            frozenset(name for name, kind in self.labelled.items() if not is_simple(kind)),
+            names[0] if len(names) == 1 else called[0] if len(called) == 1 else None,
+            (*self.free, *self.inputs),
+        )
+
+    @cached_property
     def label(self) -> re.Pattern[str]:
         """Matches the beginning of a labelled field's statement."""
         return _label_pattern(tuple(self.labelled))
@@ -151,7 +167,8 @@ def form_of(signature: type[dspy.Signature]) -> Form:
 
 def _made_of(signature: type[dspy.Signature]) -> list[Any]:
     """The parts of a signature that can be modified in place: its instructions, and its fields' descriptions."""
-    extras = [field.json_schema_extra for field in signature.model_fields.values()]
+    # Its descriptor costs more than the rest of this function, which is called several times for each call of a model.
+    extras = [field.json_schema_extra for field in signature.__pydantic_fields__.values()]
     return [signature.__doc__, *(extra.get("desc") if isinstance(extra, dict) else None for extra in extras)]
 
 

@@ -25,9 +25,8 @@ from pdr_dspy.prompts.simple import contests, is_simple, is_text, options_of
 from pdr_dspy.prompts.typed import unlabelled, without_shapes
 from pdr_dspy.prompts.values import is_blank, value_of
 from pdr_dspy.text.answers import MAX_ANSWER, MAX_TEXT
-from pdr_dspy.text.labels import ANSWER_KEYS, key
 from pdr_dspy.text.reasoning import split_thought
-from pdr_dspy.text.statements import How, Sought, Statement, statements
+from pdr_dspy.text.statements import How, Statement, statements
 from pdr_dspy.text.template import NEXT_TURN, TURN_END, without_template
 
 # --- the result
@@ -105,7 +104,7 @@ class _Reader:
         self.kinds = form.labelled
         self.truncated = truncated
         self.text = without_template(without_shapes(form.shapes, split_thought(text)[1][-MAX_TEXT:]))
-        self.sought = _sought_in(tuple(self.kinds.items()), (*form.free, *form.inputs))
+        self.sought = form.sought
         self.outputs: dict[str, Any] = {}
         self.how: dict[str, How] = {}
         self.unclear: dict[str, str] = {}
@@ -258,26 +257,3 @@ class _Reader:
 def _known(adapter: Any) -> bool:
     """Whether the adapter's format is one of DSPy's own: such an adapter parses last, since its format is read here."""
     return getattr(type(adapter).parse, "__module__", "").startswith("dspy.")
-
-
-def _sought_in(kinds: tuple[tuple[str, Any], ...], bounds: tuple[str, ...]) -> Sought:
-    try:
-        return _cached_sought(kinds, bounds)
-    except TypeError:  # a type that cannot be hashed
-        return _sought(kinds, bounds)
-
-
-def _sought(kinds: tuple[tuple[str, Any], ...], bounds: tuple[str, ...]) -> Sought:
-    names = tuple(name for name, _ in kinds)
-    called = [name for name in names if key(name) in ANSWER_KEYS]
-    answer = names[0] if len(names) == 1 else called[0] if len(called) == 1 else None
-    return Sought(
-        names,
-        frozenset(name for name, kind in kinds if is_text(kind)),
-        frozenset(name for name, kind in kinds if not is_simple(kind)),
-        answer,
-        bounds,
-    )
-
-
-_cached_sought = lru_cache(maxsize=256)(_sought)

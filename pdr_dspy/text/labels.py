@@ -194,8 +194,8 @@ class Words(NamedTuple):
 
 def languages_in(lowered: str) -> tuple[int, ...]:
     """The languages whose nouns occur in a text in lower case: for most texts only English."""
-    said = set(lowered.encode("ascii", "replace").translate(_APART).split())
-    found = {place for word in said.intersection(_WORDS) for place in _WORDS[word]}
+    said = _FIRST.intersection(lowered.encode("ascii", "replace").translate(_APART).split())
+    found = {place for word in said for place in _WORDS[word]}
     if not lowered.isascii():
         for letter in set(lowered).intersection(_LETTERS):
             found.update(place for noun, place in _LETTERS[letter] if noun in lowered)
@@ -267,6 +267,25 @@ def sentence(languages: tuple[int, ...]) -> re.Pattern[str]:
     )
 
 
+INLINE_SIGN = re.compile(r"[:=>→⇒⟶⟹⟼↦➜➔➡⮕➤▶►▸⇨➝»]")
+"""A part of every match of `inline_label`: a search for it is much faster."""
+
+
+def has_verb(line: str, languages: tuple[int, ...]) -> bool:
+    """Whether a line may have a match of `sentence`: a search for the verbs in ASCII is much faster. True for a line
+    with other letters."""
+    return not line.isascii() or _verb(languages).search(line.lower()) is not None
+
+
+@lru_cache(maxsize=256)
+def _verb(languages: tuple[int, ...]) -> re.Pattern[str]:
+    """The first words of the verbs of some languages, as behind a noun in ASCII."""
+    verbs = {verb.split()[0] for place in languages for verb in _split(LANGUAGES[place].verbs) if verb.isascii()}
+    signs = [re.escape(verb) for verb in sorted(verbs) if not verb.isalpha()]
+    words = [verb for verb in sorted(verbs) if verb.isalpha()]
+    return re.compile("|".join([rf"[ \t*_](?:{'|'.join(words) or '(?!)'})", *signs]))
+
+
 _BUT = r"(?:n['’]t|[ \t]not)[ \t][^.,;:!?\n]{1,40}?,?[ \t]but[ \t](?:rather[ \t])?"
 """`is not 41 but`: what stands behind it is stated."""
 START = r"(?:(?<!\w)|(?<=[^\x00-\u052f]))"
@@ -331,3 +350,4 @@ def _by_spelling() -> tuple[dict[bytes, list[int]], dict[str, list[tuple[str, in
 
 
 _WORDS, _LETTERS = _by_spelling()
+_FIRST = frozenset(_WORDS)

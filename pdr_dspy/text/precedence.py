@@ -138,7 +138,7 @@ def standing(text: str, start: int, value: int, about: str = "") -> int | None:
         about: words between the noun and the verb: `to part (a)`.
     """
     begin = max(0, start - _AROUND)
-    before = text[begin:start]
+    before = text[text.rfind("\n", begin, start) + 1 or begin : start]
     cuts = [found.end() for found in _LINE_OR_SENTENCE.finditer(before)]
     clause = before[cuts[-1] :] if cuts else before
     if _DROPPED.search(clause) or (_OPINION.search(clause) and not _OWN_OPINION.search(clause)):
@@ -193,12 +193,12 @@ def _is_plain(held: str) -> bool:
 
 def ordered(own: Sequence[Statement], *, exact: Sequence[str] = ("json", "box", "label")) -> list[Statement]:
     """The statements of a field, the one that holds first."""
+    if len(own) < 2:
+        return list(own)
     worded = not any(one.how != "sentence" and one.rank <= INLINE for one in own)
     # Among sentences alone the last counts, even if it states no plain value.
     ranks = [EXPLICIT if worded and one.how == "sentence" and one.rank <= WEAK else one.rank for one in own]
     order = sorted(zip(ranks, own, strict=True), key=lambda each: (each[0], -each[1].start))
-    if not order:
-        return []
     rank, first = order[0]
     held = [one for _, one in order]
     if rank == PART:

@@ -23,6 +23,11 @@ class Spans:
         found = bisect_right(self.starts, place) - 1
         return self.spans[found] if found >= 0 and place < self.spans[found][1] else None
 
+    def hold(self, start: int, end: int) -> bool:
+        """Whether a part of the text lies within one span."""
+        span = self.around(start)
+        return span is not None and end <= span[1]
+
 
 _FENCE = re.compile(r"^[ \t>]{0,8}(`{3,}|~{3,})[^`\n]{0,80}$", re.MULTILINE)
 

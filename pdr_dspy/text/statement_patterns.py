@@ -70,13 +70,15 @@ HEADING = re.compile(
     r"[ \t*_]*(?:[^\W\d]{2,}.*[^\W\d]{2,}\s+\S|[0-9]{1,2}[.)]\s|(?:step|case|part|option)\b)", re.IGNORECASE
 )
 _SENTENCE_END = re.compile(r"(?<!\b[A-Za-z])[.!?](?=\s|\*|$)|[。！？]")
-SOMEBODY = re.compile(  # answers of others than this completion
+SOMEBODY = re.compile(
     r"(?:\b(?:wrong|incorrect|possible|previous|earlier|alternative|initial|candidate|candidates|student|their|his|her"
     r"|first|second|second-best|tempting|naive|common|usual|typical|popular|obvious|distractor|intuitive|other"
     r"|another|an|no|any|whose|which|if the|not the|partial|intermediate|falsche[rns]?|mauvaise|fausse"
-    r"|неправильный|неверный)\)?|['’]s)[ \t]{1,3}(?:final[ \t])?$|(?:错误|不正确|錯誤|不正確)的?$",
-    re.IGNORECASE,
+    r"|неправильный|неверный)\)?|['’]s)[ \t]{1,3}(?:final[ \t])?$|(?:错误|不正确|錯誤|不正確)的?$"
 )
+"""At the end of a text in lower case: what follows is not the answer of this completion."""
+SOMEBODY_MOST = 24
+"""More characters than it matches."""
 _COMMENT = (
     r"explanation|reasoning|reason|justification|verification|proof|rationale|why|confidence|check|note|steps"
     r"|working|step"

@@ -209,10 +209,12 @@ class _Search(Marked):
         if not self.languages:
             return
         said = labels.words(self.languages)
-        lines = self.named  # with the nouns of an answer among others
-        for match in self.last_in(lines, labels.inline_label(self.languages)):
+        lines = [line for line in self.named if not taken.hold(*line)]  # with the nouns of an answer among others
+        signed = [line for line in lines if labels.INLINE_SIGN.search(self.shadow, *line)]
+        for match in self.last_in(signed, labels.inline_label(self.languages)):
             self.within(field, match, "label", taken)
-        for match in self.last_in(lines, labels.sentence(self.languages)):
+        stating = [line for line in lines if labels.has_verb(self.shadow[slice(*line)], self.languages)]
+        for match in self.last_in(stating, labels.sentence(self.languages)):
             self.within(field, match, "sentence", taken, said.endings)
 
     def within(self, field: str, match: re.Match[str], how: How, taken: Spans, endings: str = "") -> None:
@@ -244,7 +246,9 @@ class _Search(Marked):
 
     def is_foreign(self, start: int, taken: Spans) -> bool:
         """Whether a label is inside a statement, or belongs to another person's answer or to none."""
-        return taken.around(start) is not None or bool(patterns.SOMEBODY.search(self.shadow, max(start - 40, 0), start))
+        if taken.around(start) is not None:
+            return True
+        return patterns.SOMEBODY.search(self.shadow[max(start - patterns.SOMEBODY_MOST, 0) : start].lower()) is not None
 
     def behind(self, start: int) -> str | None:
         """The text after a label: the rest of its line, or the next line if that is empty."""
