@@ -63,7 +63,7 @@ def asked_again(lm: dspy.LM, job: Job, rollout: Rollout) -> Job | None:
         messages.append({"role": "assistant", "content": closed_thought()})
         more = CONTINUED
     prompt = Prompt(lm, messages, _sampling(about, fallback.sampling, wanted), more, about)
-    return prompt.job(job.seed)._replace(part=JSON_PART, place=job.place)
+    return prompt.job(job.seed, job.place, part=JSON_PART)
 
 
 def answered(signature: type[dspy.Signature], reading: Reading, text: str, fate: FormatFate) -> Reading:

@@ -116,17 +116,17 @@ async def prepare(
     lm = serving(predictor)
     about = await capabilities(lm)
     base = site.seed(lm.kwargs.get("rollout_id"))
+    signature, demos = signature_of(predictor), predictor.demos
     prompts: dict[Any, Prompt] = {}
     fallbacks: dict[Any, Fallback | None] = {}
     jobs: list[Job] = []
     for index, values in enumerate(inputs):
         same = tuple((name, id(value)) for name, value in values.items())
         if same not in prompts:  # siblings share one prompt, formatted once
-            messages = render(signature_of(predictor), predictor.demos, values)
+            messages = render(signature, demos, values)
             prompts[same] = Prompt(lm, messages, sampling, capabilities=about)
-            fallbacks[same] = fallback_of(signature_of(predictor), about, sampling, prompts[same])
-        place = (site.phase, site.round, index)
-        jobs.append(prompts[same].job(base + index)._replace(place=place, fallback=fallbacks[same]))
+            fallbacks[same] = fallback_of(signature, about, sampling, prompts[same])
+        jobs.append(prompts[same].job(base + index, (site.phase, site.round, index), fallbacks[same]))
     return lm, jobs
 
 
@@ -139,9 +139,12 @@ def tell(predictor: dspy.Predict, inputs: Mapping[str, Any], reply: Reply, now: 
     trace = dspy.settings.trace
     if any(call.part == JSON_PART for call in reply.calls):
         return
-    if trace is None or not reply.reading.outputs or reply.reading.missing or dspy.settings.max_trace_size <= 0:
+    if trace is None or not reply.reading.outputs or reply.reading.missing:
         return
-    if len(trace) >= dspy.settings.max_trace_size:
+    most = dspy.settings.max_trace_size
+    if most <= 0:
+        return
+    if len(trace) >= most:
         trace.pop(0)  # as dspy.Predict does: DSPy's default trace lives as long as the process
     trace.append((predictor, dict(inputs), dspy.Prediction(**reply.reading.outputs)))
 

@@ -23,6 +23,9 @@ from pdr_dspy.text import clean
 T = TypeVar("T", Config, Request, Message, TextPart, Usage)
 
 
+_NO_PLACE = (Phase.DRAFT, 1, 0)
+
+
 class Sampling(NamedTuple):
     """The sampling settings of a stage's calls."""
 
@@ -66,7 +69,7 @@ class Job(NamedTuple):
     """The sampling of a second request that continues this turn if it is truncated; None for no continuation."""
     part: int = 0
     """1 for such a continuation."""
-    place: tuple[Phase, int, int] = (Phase.DRAFT, 1, 0)
+    place: tuple[Phase, int, int] = _NO_PLACE
     """Phase, round and index, as on its `Call`."""
     capabilities: Capabilities | None = None
     """Capabilities of the LM when the request was built."""
@@ -129,8 +132,10 @@ class Prompt:
         if extensions:
             self.request = extended(self.request, **extensions)
 
-    def job(self, seed: int) -> Job:
-        """The request with this seed."""
+    def job(
+        self, seed: int, place: tuple[Phase, int, int] = _NO_PLACE, fallback: Fallback | None = None, part: int = 0
+    ) -> Job:
+        """The request with this seed; `place`, `fallback` and `part` as on the job."""
         request = changed(self.request, config=changed(self.request.config, seed=seed))
         key, prompt = self.addresses.of(seed), self.addresses.unseeded
         return Job(
@@ -141,8 +146,11 @@ class Prompt:
             self.messages,
             self.sampling.cap,
             self.rest,
-            capabilities=self.capabilities,
-            output_format=self.sampling.output_format,
+            part,
+            place,
+            self.capabilities,
+            self.sampling.output_format,
+            fallback,
         )
 
 
@@ -170,7 +178,7 @@ def continuation(lm: dspy.LM, job: Job, rollout: Rollout) -> Job | None:
     messages = [*job.messages, {"role": "assistant", "content": begun}]
     prompt = Prompt(lm, messages, job.rest._replace(cap=job.rest.cap - used), CONTINUED, job.capabilities)
     fallback = None if job.fallback is None else job.fallback._replace(written=rollout.text.lstrip())
-    return prompt.job(job.seed)._replace(part=1, place=job.place, fallback=fallback)
+    return prompt.job(job.seed, job.place, fallback, part=1)
 
 
 def closed_thought(thought: str = "") -> str:

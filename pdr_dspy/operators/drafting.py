@@ -52,7 +52,7 @@ async def sample(run: RunCalls, checks: RunChecks, number: int, stage: Stage) ->
     schedule = run.question.schedule
     parts = _by_role(stage)
     run.begin([(role, phase) for role, phase, places, _ in parts for _ in places], number)
-    if schedule.may_end_early and len(stage) > 1:
+    if len(stage) > 1 and schedule.may_end_early:
         replies = await _until_enough(run, checks, number, stage, parts)
     else:
         replies = await _all_of(run, number, stage, parts)
@@ -95,7 +95,7 @@ def _by_role(stage: Stage) -> list[_Part]:
 
 
 def _draft(question: Question, number: int, place: int, reply: Reply) -> Draft:
-    reading, fields = reply.reading, question.task.output_fields
+    reading, fields = reply.reading, question.fields
     return Draft(
         round=number,
         index=place,

@@ -26,7 +26,8 @@ from pdr_dspy.operators.prediction import Prediction
 from pdr_dspy.operators.question import Question
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.prompts.fields import with_defaults
-from pdr_dspy.prompts.roles import Role, check_task, derive, needed_inputs, signature_of
+from pdr_dspy.prompts.form import form_of
+from pdr_dspy.prompts.roles import Role, check_task, derive, signature_of
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.runtime.atomic_write import local_path, replacing
 from pdr_dspy.verifiers.checks import CHECKS, as_check
@@ -265,15 +266,17 @@ class Operator(dspy.Module):
         self, *unnamed: Any, budget: Budget | None = None, seed: int | None = None, **inputs: Any
     ) -> dspy.Prediction:
         """Run the program on the caller's event loop; see the class."""
-        task, schedule, predictors = self.task, self.schedule, self.predictors_by_role
-        taken = task.input_fields
+        task, schedule = self.task, self.schedule
+        predictors = {role: self.predictor(role) for role in schedule.roles}
+        form = form_of(task)
+        taken = form.taken
         if unnamed:
             named = ", ".join(f"{name}=..." for name in taken)
             raise ConfigError(
                 f"`{schedule.strategy}` takes its inputs by keyword, `program({named})`; got {str(unnamed)[:80]}"
             )
         unknown = [name for name in inputs if name not in taken]
-        missing = [name for name in needed_inputs(task) if name not in inputs]
+        missing = [name for name in form.needed if name not in inputs]
         if unknown or missing:
             raise ConfigError(
                 f"`{schedule.strategy}` takes the inputs {', '.join(taken)}; "

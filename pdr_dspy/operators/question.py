@@ -20,7 +20,7 @@ from pdr_dspy.errors import PromptTooLong
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.operators.workspace import Draft
 from pdr_dspy.prompts.content import media_count, prompt_text
-from pdr_dspy.prompts.form import label
+from pdr_dspy.prompts.form import form_of, label
 from pdr_dspy.prompts.render import most_bytes, render
 from pdr_dspy.prompts.roles import Role, signature_of
 
@@ -59,7 +59,7 @@ class Question:
     @cached_property
     def fields(self) -> tuple[str, ...]:
         """Names of the task's output fields."""
-        return tuple(self.task.output_fields)
+        return form_of(self.task).outputs
 
     @cached_property
     def headings(self) -> tuple[str, ...]:
@@ -161,17 +161,20 @@ class Question:
 
     async def check_context(self) -> None:
         """Raise PromptTooLong if caps, kappa and prompt do not fit the context, where the server reports it."""
-        known = {role: await self.context(role) for role in self.predictors if role is not Role.CRITIQUE}
-        contexts = {role: context for role, context in known.items() if context is not None}
-        roles = list(contexts)
-        kappa = self.schedule.kappa
-        rest = {role: context - kappa - self.sampling(role).cap for role, context in contexts.items()}
-        if all(self._surely_fits(role, rest[role]) or self.most_tokens(role, {}) <= rest[role] for role in roles):
+        close: dict[Role, int] = {}
+        """The contexts of the roles whose prompts have to be counted."""
+        for role in self.predictors:
+            context = None if role is Role.CRITIQUE else await self.context(role)
+            if context is not None:
+                rest = context - self.schedule.kappa - self.sampling(role).cap
+                if not self._surely_fits(role, rest) and self.most_tokens(role, {}) > rest:
+                    close[role] = context
+        if not close:
             return
-        for role, prompt in zip(roles, await self.prompt_sizes([(role, {}) for role in roles]), strict=True):
+        sizes = await self.prompt_sizes([(role, {}) for role in close])
+        for (role, context), prompt in zip(close.items(), sizes, strict=True):
             cap = self.sampling(role).cap
             kappa = 0 if role is Role.DRAFT else self.schedule.kappa  # a distiller should read at least as much
-            context = contexts[role]
             if prompt + kappa + cap > context:
                 raise PromptTooLong(
                     f"a {role} call may need {prompt} (prompt) + {kappa} (`kappa`) + {cap} (its cap, thinking "

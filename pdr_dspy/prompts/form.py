@@ -100,6 +100,8 @@ class Form:
         self.inputs = {name: label(name) for name in inputs if name != self.history}
         self.needed = tuple(name for name in needed_inputs(signature) if name not in LEFT)
         """The inputs without which a demonstration is useless."""
+        self.taken = dict(inputs)
+        """The inputs with their defaults."""
         self.outputs = tuple(self._outputs)
         self.free = tuple(name for name in self.outputs if name in FREE)
         self.labelled = {
