@@ -17,7 +17,7 @@ import dspy
 
 from pdr_dspy import calls
 from pdr_dspy.calls.budget import Budget
-from pdr_dspy.calls.dspy_bridge import inputs_marked
+from pdr_dspy.calls.dspy_bridge import input_names, inputs_marked
 from pdr_dspy.calls.failures import CallError, RoundFailed
 from pdr_dspy.calls.ledger import Call, Ledger, Phase, Usage
 from pdr_dspy.errors import ConfigError, StoreError
@@ -26,6 +26,7 @@ from pdr_dspy.evaluation.texts import RowTexts, texts_of
 from pdr_dspy.operators.nested import operators_in
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.outcome import Stop
+from pdr_dspy.prompts.form import form_of
 from pdr_dspy.runtime.raised_by import contained, in_words, raised_by
 from pdr_dspy.text import clean
 from pdr_dspy.verifiers.base import Score, Verifier
@@ -287,7 +288,7 @@ class Runner:
             value = example.get(name)
             return None if value is None else str(value)
         if isinstance(self.program, Operator):
-            outputs = self.program.task.output_fields
+            outputs = form_of(self.program.task).outputs
             return _answer({name: example[name] for name in outputs if name in example}, none=True)
         if not inputs_marked(example):
             return None
@@ -295,7 +296,7 @@ class Runner:
 
     def outputs(self, prediction: dspy.Prediction) -> dict[str, Any]:
         if isinstance(self.program, Operator):
-            return {name: prediction.get(name) for name in self.program.task.output_fields}
+            return {name: prediction.get(name) for name in form_of(self.program.task).outputs}
         skip = ("ledger", "rounds", "stop", "solution", "reasoning")
         return {name: value for name, value in prediction.items() if name not in skip}
 
@@ -309,8 +310,8 @@ def inputs_of(program: dspy.Module, example: dspy.Example) -> dict[str, Any]:
     """The inputs of a program from an example: the fields that an operator takes, else all input fields."""
     if not isinstance(program, Operator):
         return dict(example.inputs())
-    given = example.inputs() if inputs_marked(example) else example
-    return {name: given[name] for name in program.task.input_fields if name in given}
+    marked = input_names(example) if inputs_marked(example) else example
+    return {name: example[name] for name in form_of(program.task).taken if name in marked and name in example}
 
 
 def _score(verdict: Any) -> Score:

@@ -169,9 +169,9 @@ def form_of(signature: type[dspy.Signature]) -> Form:
 
 def _made_of(signature: type[dspy.Signature]) -> list[Any]:
     """The parts of a signature that can be modified in place: its instructions, and its fields' descriptions."""
-    # Its descriptor costs more than the rest of this function, which is called several times for each call of a model.
+    # Several times for each call of a model: the descriptor `model_fields` would cost more than the rest.
     extras = [field.json_schema_extra for field in signature.__pydantic_fields__.values()]
-    return [signature.__doc__, *(extra.get("desc") if isinstance(extra, dict) else None for extra in extras)]
+    return [signature.__doc__, *[extra.get("desc") if isinstance(extra, dict) else None for extra in extras]]
 
 
 def _blanks(outputs: Mapping[str, Any]) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pdr_dspy.errors import ConfigError, DataError
@@ -43,8 +44,7 @@ class NumberVerifier(Fields):
         answer = answer_text(prediction, self.field)
         if answer is None:
             return unanswered(prediction, self.field)
-        # A tolerance is the decimal as written, not the nearest binary fraction.
-        within = max(Fraction(str(self.tolerance)), Fraction(str(self.relative)) * abs(number))
+        within = max(_as_written(self.tolerance), _as_written(self.relative) * abs(number))
         same = same_number(gold, answer, within=within)
         if same is None:
             return Score(0, f"{short(answer)} does not name one number")
@@ -62,3 +62,9 @@ class NumberVerifier(Fields):
                 "MathVerifier reads expressions, ExactVerifier text"
             )
         return number
+
+
+@lru_cache(maxsize=64)
+def _as_written(tolerance: float) -> Fraction:
+    """A tolerance as the decimal that was written, not the nearest binary fraction."""
+    return Fraction(str(tolerance))
