@@ -227,12 +227,15 @@ def changed(value: T, **changes: Any) -> T:
     """A copy of an lm15 value with some fields replaced and not validated: `dataclasses.replace` would validate all
     fields again, which took longer than the rest of a call. Only for fields that are valid by construction."""
     copied = object.__new__(type(value))
-    for name in _FIELDS[type(value)]:
-        object.__setattr__(copied, name, changes[name] if name in changes else getattr(value, name))
+    for name, put in _SLOTS[type(value)]:
+        put(copied, changes[name] if name in changes else getattr(value, name))
     return copied
 
 
-_FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in (Config, Request, Message, TextPart, Usage)}
+_SLOTS = {
+    kind: tuple((field.name, getattr(kind, field.name).__set__) for field in fields(kind))
+    for kind in (Config, Request, Message, TextPart, Usage)
+}
 _NOT_ON_THE_WIRE = frozenset({"rollout_id", "n", "num_generations", "seed", "cache"})
 """Settings of an LM that belong to DSPy or are replaced here, and connection settings; none are part of a request."""
 
@@ -268,20 +271,23 @@ def _cleaned_block(block: Mapping[str, Any]) -> dict[str, Any]:
 
 def _request(model: str, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Request:
     """The request with seed 0. Plain messages bypass lm15's parsing of OpenAI's many message formats."""
-    plain = all(message.keys() == _PLAIN and isinstance(message["content"], str) for message in messages)
-    if not (plain and messages and all(message["content"] for message in messages)):
+    system: str | None = None
+    turns: list[Message] = []
+    for place, message in enumerate(messages):
+        role, content = message["role"], message["content"]
+        plain = len(message) == 2 and isinstance(content, str) and content != ""
+        if plain and role == "system" and place == 0:
+            system = content
+        elif plain and role in ("user", "assistant"):
+            turns.append(changed(_MESSAGE, role=role, parts=(changed(_TEXT, text=content),)))
+        else:
+            turns.clear()
+            break
+    if not turns:
         return request_from_openai_chat({"model": model, "messages": list(messages), **settings, "seed": 0})
-    system = messages[0]["content"] if messages[0]["role"] == "system" else None
-    rest = messages if system is None else messages[1:]
-    if not rest or not {message["role"] for message in rest} <= {"user", "assistant"}:
-        return request_from_openai_chat({"model": model, "messages": list(messages), **settings, "seed": 0})
-    turns = tuple(
-        changed(_MESSAGE, role=message["role"], parts=(changed(_TEXT, text=message["content"]),)) for message in rest
-    )
-    return Request(model=model, messages=turns, system=system, config=_config(model, settings))
+    return Request(model=model, messages=tuple(turns), system=system, config=_config(model, settings))
 
 
-_PLAIN = {"role", "content"}
 _TEXT = TextPart("")
 _MESSAGE = Message(role="user", parts=(_TEXT,))
 

@@ -157,8 +157,10 @@ class Marked:
 
     def lines(self) -> Iterator[Mark]:
         """Labels at the head of a line."""
-        pattern = patterns.line_pattern(self.sought, self.languages)
         self.named = self.lines_with(patterns.needles(self.sought, self.languages))
+        if not self.named:
+            return
+        pattern = patterns.line_pattern(self.sought, self.languages)
         for start, end in self.named:
             for match in pattern.finditer(self.shadow, start, end):
                 if self.struck.around(match.end()):

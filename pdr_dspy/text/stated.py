@@ -50,6 +50,11 @@ class Sought:
         """Text fields with a generic name of an answer, which may be a single line."""
         return frozenset(name for name in self.texts if labels.key(name) in labels.ANSWER_KEYS)
 
+    @cached_property
+    def prose(self) -> frozenset[str]:
+        """Text fields with names of their own."""
+        return self.texts - self.short
+
 
 class Statement(NamedTuple):
     """One statement of one field."""

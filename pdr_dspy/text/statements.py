@@ -62,7 +62,7 @@ class _Search(Marked):
     def ordered(self, name: str, own: list[Statement]) -> list[Statement]:
         """The statement that holds first. One with a generic name counts for a text field only if none carries the
         field's name."""
-        if name in self.sought.texts - self.sought.short and any(not one.generic and not one.rank for one in own):
+        if name in self.sought.prose and any(not one.generic and not one.rank for one in own):
             own = [one for one in own if not one.generic]
         if ">" in self.text and any(map(self.is_quoted, own)):
             own = [one for one in own if not self.is_quoted(one)] or own
@@ -92,7 +92,7 @@ class _Search(Marked):
                         fence is not None and writing.start < fence[0]
                     ):
                         continue
-                    text = writing.field in self.sought.texts - self.sought.short
+                    text = writing.field in self.sought.prose
                     if text and mark.generic and not writing.generic:
                         continue  # `Answer:` in a poem
             kept.append(mark)
@@ -206,16 +206,15 @@ class _Search(Marked):
             for match in patterns.CHOSEN.finditer(self.shadow):
                 if match.end() < self.last and not taken.around(match.start()):
                     self.found.append(Statement(field, match.start(), match[1], "sentence", 0, generic=True))
-        if not self.languages:
-            return
-        said = labels.words(self.languages)
         lines = [line for line in self.named if not taken.hold(*line)]  # with the nouns of an answer among others
+        if not self.languages or not lines:
+            return
         signed = [line for line in lines if labels.INLINE_SIGN.search(self.shadow, *line)]
         for match in self.last_in(signed, labels.inline_label(self.languages)):
             self.within(field, match, "label", taken)
         stating = [line for line in lines if labels.has_verb(self.shadow[slice(*line)], self.languages)]
         for match in self.last_in(stating, labels.sentence(self.languages)):
-            self.within(field, match, "sentence", taken, said.endings)
+            self.within(field, match, "sentence", taken, labels.words(self.languages).endings)
 
     def within(self, field: str, match: re.Match[str], how: How, taken: Spans, endings: str = "") -> None:
         """Add the statement of a label or a sentence within a line."""
@@ -286,7 +285,7 @@ class _Search(Marked):
 
     def correct(self, field: str) -> None:
         """Replace what is corrected behind a statement of an unnamed answer."""
-        if field in self.sought.texts - self.sought.short:
+        if field in self.sought.prose:
             return
         words, taken = field in self.sought.texts, Spans(self.taken)
         own = sorted((one for one in self.found if one.field == field), key=lambda one: one.start)[-patterns.LAST :]
