@@ -75,12 +75,16 @@ def price_of(lm: Any) -> Price | None:
     return prices.get(id(lm), prices.get(lm.model))
 
 
+UNCHANGED: AbstractContextManager[Any] = nullcontext()
+"""The session as it is."""
+
+
 def run_of(operator: Any) -> AbstractContextManager[Any]:
     """One run of an operator: its calls are marked with its name where the session has one for it."""
     now = _SESSION.get()
     name = "" if now.name_of is None else now.name_of(operator)
     if not name or now.on_call is None:
-        return nullcontext()
+        return UNCHANGED
     on_call = now.on_call
     return session(on_call=lambda call: on_call(call.model_copy(update={"operator": name})))
 

@@ -46,7 +46,7 @@ class Reply(NamedTuple):
     @property
     def calls(self) -> tuple[Call, ...]:
         """The calls for the ledger, in the order in which they were sent."""
-        return tuple(sorted((self.call, *self.others), key=lambda call: call.part))
+        return tuple(sorted((self.call, *self.others), key=lambda call: call.part)) if self.others else (self.call,)
 
 
 def identity(inputs: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Self
 
 import dspy
@@ -17,6 +17,7 @@ import dspy
 from pdr_dspy import calls
 from pdr_dspy.calls.adapter import Adapter
 from pdr_dspy.calls.budget import Budget
+from pdr_dspy.calls.context import UNCHANGED
 from pdr_dspy.calls.dspy_bridge import Parameter, stream_from_thread
 from pdr_dspy.calls.pricing import Models, Price, Priced
 from pdr_dspy.errors import ConfigError
@@ -185,7 +186,7 @@ class Operator(dspy.Module):
         """Inside, its predictors use the models that its schedule names, with their prices."""
         schedule, prices = self.schedule, self.models.prices
         if not prices and schedule.draft_model is schedule.refine_model is schedule.distill_model is None:
-            return nullcontext()
+            return UNCHANGED
         return self._bound()
 
     @contextmanager

@@ -80,20 +80,22 @@ class Question:
         counts, _ = await calls.count_tokens(self.lm_of(reader), texts)
         return counts
 
+    def cap(self, role: Role) -> int:
+        """Maximum output tokens of a role's calls, thinking included."""
+        schedule = self.schedule
+        if role is Role.DRAFT:
+            return schedule.draft_tokens + schedule.thinking_tokens
+        own = schedule.refine_cap if role is Role.REFINE else schedule.distill_cap
+        return own + schedule.thinking_tokens
+
     def sampling(self, role: Role) -> Sampling:
         """Cap and temperature of a role's calls."""
         schedule = self.schedule
-        if role is Role.DRAFT:
-            cap = schedule.draft_tokens
-        elif role is Role.REFINE:
-            cap = schedule.refine_cap
-        else:
-            cap = schedule.distill_cap
         temperature = schedule.temperature
         if role not in (Role.DRAFT, Role.REFINE) and schedule.distill_temperature is not None:
             temperature = schedule.distill_temperature
         return Sampling(
-            cap + schedule.thinking_tokens,
+            self.cap(role),
             temperature,
             schedule.top_p,
             schedule.thinking_tokens,
@@ -154,10 +156,10 @@ class Question:
         texts = [f"{draft.solution}\n{draft.result}" for draft in drafts]
         shown = "\n\n".join(f"{HEADING}{text}" for text in texts)
         quoting = sum(2 * len(text.splitlines()) + text.count("<") + text.count("[") for text in texts)  # `sheltered`
-        if self.most_tokens(role, {"candidates": shown}) + quoting + self.sampling(role).cap <= context:
+        if self.most_tokens(role, {"candidates": shown}) + quoting + self.cap(role) <= context:
             return None
         (prompt,) = await self.prompt_sizes([(role, {})])
-        return max(context - prompt - self.sampling(role).cap, 0)
+        return max(context - prompt - self.cap(role), 0)
 
     async def check_context(self) -> None:
         """Raise PromptTooLong if caps, kappa and prompt do not fit the context, where the server reports it."""
@@ -166,14 +168,14 @@ class Question:
         for role in self.predictors:
             context = None if role is Role.CRITIQUE else await self.context(role)
             if context is not None:
-                rest = context - self.schedule.kappa - self.sampling(role).cap
+                rest = context - self.schedule.kappa - self.cap(role)
                 if not self._surely_fits(role, rest) and self.most_tokens(role, {}) > rest:
                     close[role] = context
         if not close:
             return
         sizes = await self.prompt_sizes([(role, {}) for role in close])
         for (role, context), prompt in zip(close.items(), sizes, strict=True):
-            cap = self.sampling(role).cap
+            cap = self.cap(role)
             kappa = 0 if role is Role.DRAFT else self.schedule.kappa  # a distiller should read at least as much
             if prompt + kappa + cap > context:
                 raise PromptTooLong(

@@ -84,7 +84,7 @@ class RunCalls:
         reads = holds.get(role, ", the solutions of the round in it")
         remedy = {Role.DRAFT: "the caps", Role.REFINE: "`kappa` or the caps"}.get(role, "the caps or the widths")
         why = (
-            f"{beyond} for a {role} prompt of about {prompt} tokens{reads}, and {question.sampling(role).cap} for the "
+            f"{beyond} for a {role} prompt of about {prompt} tokens{reads}, and {question.cap(role)} for the "
             f"answer; lower {remedy}, or serve the model with a longer context ({failure})"
         )
         return reply._replace(call=reply.call.model_copy(update={"failure": why}))
@@ -112,7 +112,7 @@ class RunCalls:
         for asked, number in self._under_way:
             index: Counter[Phase] = Counter()
             for role, phase in asked:
-                lm, cap = calls.serving(self.question.predictors[role]), self.question.sampling(role).cap
+                lm, cap = calls.serving(self.question.predictors[role]), self.question.cap(role)
                 place = {"phase": phase, "round": number, "index": index[phase], "price": calls.price_of(lm)}
                 cancelled.append(Call(**place, model=lm.model, cap=cap, finish="cancelled", fate="left"))
                 index[phase] += 1
