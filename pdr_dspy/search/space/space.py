@@ -25,26 +25,13 @@ from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.distillers import DISTILLERS
 from pdr_dspy.operators.schedule import MIN_CANDIDATE_TOKENS, Schedule
 from pdr_dspy.prompts.roles import Role
-from pdr_dspy.search.space.axes import (
-    AXES,
-    CHECK,
-    DISTILLER,
-    FIELDS,
-    FINAL,
-    LAST,
-    PLAIN,
-    ROUNDS,
-    TABLE,
-    WIDTHS,
-    Axis,
-    axis_of,
-    canonical,
-    difference,
-    width_of,
-)
+from pdr_dspy.search.space.axes import CHECK, DISTILLER, FIELDS, FINAL, ROUNDS, TABLE, WIDTHS
+from pdr_dspy.search.space.axis import LAST, PLAIN, Axis, width_of
 from pdr_dspy.search.space.candidate import Candidate
+from pdr_dspy.search.space.canonical import axis_of, canonical, difference
 from pdr_dspy.search.space.choosing import Asked, Every, Pick, Suggests, same
 from pdr_dspy.search.space.prompt_axes import PROMPTS, DemoSet, fewer, key_of, listed, more, only, shown
+from pdr_dspy.search.space.registry import AXES
 from pdr_dspy.settings import Settings
 
 OWN = 0
