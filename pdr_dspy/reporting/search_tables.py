@@ -26,8 +26,8 @@ from pdr_dspy.search.credit import Credit
 from pdr_dspy.search.front_members import Rows, by_question
 from pdr_dspy.search.proposing.instructions import Proposal, Proposals
 from pdr_dspy.search.racing import resampling
+from pdr_dspy.search.racing.arms import Finalist
 from pdr_dspy.search.racing.pareto import Limits
-from pdr_dspy.search.racing.plan import Finalist
 from pdr_dspy.search.racing.resampling import Optimism
 from pdr_dspy.search.records import TrialRecord
 from pdr_dspy.search.result import SearchResult

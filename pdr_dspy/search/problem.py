@@ -27,7 +27,7 @@ from pdr_dspy.prompts.roles import Role, signature_of
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.search.proposing import instructions, written_instructions
 from pdr_dspy.search.racing.confirmation import identities, split
-from pdr_dspy.search.racing.plan import Stage
+from pdr_dspy.search.racing.requests import Stage
 from pdr_dspy.search.result import detached
 from pdr_dspy.search.settings import SearchSettings
 from pdr_dspy.search.space.axes import MODEL_AXES

@@ -24,7 +24,7 @@ from pdr_dspy.operators.outcome import Stop
 from pdr_dspy.operators.strategies import PDR
 from pdr_dspy.search.driver.measurements import cell
 from pdr_dspy.search.proposing.failures import failures_of
-from pdr_dspy.search.racing.plan import Pair
+from pdr_dspy.search.racing.requests import Pair
 from pdr_dspy.serving import connect
 from pdr_dspy.testing import Completion, ScriptedLM, ScriptedRequest
 from pdr_dspy.verifiers import ExactVerifier

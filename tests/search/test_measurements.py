@@ -19,7 +19,7 @@ from pdr_dspy.errors import EndpointError, PDRError, StoreError
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.driver.journal import Journal, open_journal
 from pdr_dspy.search.driver.measurements import PROBES, Measurements, cell, transient
-from pdr_dspy.search.racing.plan import Cell, Measure, Pair, Stage
+from pdr_dspy.search.racing.requests import Cell, Measure, Pair, Stage
 from pdr_dspy.search.space.candidate import Candidate
 from pdr_dspy.serving import connect
 from pdr_dspy.testing import ScriptedLM, ScriptedRequest, scripted_lm

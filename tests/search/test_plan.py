@@ -13,7 +13,10 @@ import pytest
 
 from pdr_dspy.evaluation.drafts import Drafts
 from pdr_dspy.operators.schedule import Schedule
-from pdr_dspy.search.racing.plan import Cell, Found, Measure, Pair, Plan, Propose, Proposed, Stage, Write, scores_of
+from pdr_dspy.search.racing.arms import Found
+from pdr_dspy.search.racing.plan import Plan
+from pdr_dspy.search.racing.requests import Cell, Measure, Pair, Propose, Proposed, Stage, Write
+from pdr_dspy.search.racing.standing import scores_of
 from pdr_dspy.search.settings import from_keywords
 from pdr_dspy.search.space.candidate import Candidate
 
@@ -231,7 +234,7 @@ def test_without_fresh_runs_the_best_of_the_race_is_confirmed_at_once() -> None:
     assert not world.measured(Stage.FINAL)
     assert len(found.finalists) == 3
     assert all(math.isnan(finalist.fresh) for finalist in found.finalists)
-    assert found.chosen == plan.best(found.arms)[0].number
+    assert found.chosen == plan.standing.best(found.arms)[0].number
     assert set(world.measured(Stage.CONFIRM)[0].arms) == {0, found.chosen}
 
 

@@ -17,7 +17,7 @@ from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search import PDROptimizer, Space
 from pdr_dspy.search.prior import FIRST, Known, Prior, learn, read_prior, transferable
 from pdr_dspy.search.proposing.samplers import Proposer
-from pdr_dspy.search.racing.plan import Propose, Tried
+from pdr_dspy.search.racing.requests import Propose, Tried
 from pdr_dspy.search.racing.surrogate import WEIGHTS, pool
 from pdr_dspy.search.settings import SearchSettings
 from pdr_dspy.search.space.candidate import Candidate, describe_candidate, joint

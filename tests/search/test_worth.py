@@ -22,9 +22,11 @@ from pdr_dspy.evaluation.statistics import paired
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search import PDROptimizer, SearchProgress, Space
 from pdr_dspy.search.racing import worth
+from pdr_dspy.search.racing.arms import Found
 from pdr_dspy.search.racing.confirmation import judge
 from pdr_dspy.search.racing.pareto import Limits
-from pdr_dspy.search.racing.plan import Cell, Found, Measure, Pair, Plan, Propose, Proposed, Stage
+from pdr_dspy.search.racing.plan import Plan
+from pdr_dspy.search.racing.requests import Cell, Measure, Pair, Propose, Proposed, Stage
 from pdr_dspy.search.racing.surrogate import Additive, Posterior
 from pdr_dspy.search.settings import from_keywords
 from pdr_dspy.search.space.candidate import Candidate
@@ -184,7 +186,7 @@ class TestStop:
     def test_a_cohort_at_no_tokens_is_always_raced(self) -> None:
         plan = Plan(from_keywords({}).settings, questions=4, held_out=0, stop="worth", price=1.0)
         free = [Proposed("same calls", Candidate(SCHEDULE, {}), free=True)]
-        assert plan.not_worth(free) is None
+        assert plan.stopping.not_worth(free) is None
 
 
 class TestMargin:

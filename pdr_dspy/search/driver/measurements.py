@@ -27,7 +27,7 @@ from pdr_dspy.operators.nested import served_in
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.search.driver.journal import Journal
 from pdr_dspy.search.racing.cost_model import Profile, Tally
-from pdr_dspy.search.racing.plan import Cell, Measure, Pair, Stage
+from pdr_dspy.search.racing.requests import Cell, Measure, Pair, Stage
 from pdr_dspy.search.replays import Order
 from pdr_dspy.search.space.candidate import Candidate, program_with
 from pdr_dspy.verifiers.base import Verifier
