@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -113,6 +114,18 @@ def test_dspy_is_used_by_its_public_names_outside_of_the_bridge(path: Path) -> N
             parts = rest.split(".")
             inner = package == "dspy" and (parts[0] in INNER or any(re.match("_(?!_)", part) for part in parts))
             assert not inner, f"line {getattr(node, 'lineno', '?')}: {name} belongs into calls/dspy_bridge/"
+
+
+def test_the_script_inside_a_sandbox_needs_the_standard_library_alone() -> None:
+    tree = ast.parse((PACKAGE / "verifiers" / "sandbox" / "inside.py").read_text(encoding="utf-8"))
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    assert found
+    assert {name.partition(".")[0] for name in found} <= sys.stdlib_module_names
 
 
 @pytest.mark.slow
