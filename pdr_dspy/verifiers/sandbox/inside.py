@@ -1,8 +1,8 @@
 """The script that runs inside a sandbox: one process has the program, another its tests.
 
-It is one file on purpose. `bubblewrap.py` mounts its bytecode alone into separate namespaces, and an interpreter runs it
-without site packages and without the script's folder on its path. It cannot import pdr_dspy; a second file would be one
-more to read at every start, and a module that it could import, the program could import, too.
+It is one file on purpose. `bubblewrap.py` mounts its bytecode alone into separate namespaces; an interpreter runs it
+without site packages, and without the script's folder on its path. It cannot import pdr_dspy; a second file would be
+one more to read at every start, and a module that it could import, the program could import, too.
 
 The two processes share only one socket.
 The program's process receives calls of its functions with their arguments; the tests, the expected values and the
