@@ -9,7 +9,7 @@
     │   ├── ServerStartError          a server could not be started; the message ends with the tail of its log
     │   └── EndpointError             a server does not answer, is not OpenAI-compatible, or lacks the model
     ├── WeightsError                  weights could not be found, downloaded or verified
-    ├── RoundFailed                   every draft of a round failed; carries the ledger of what was spent
+    ├── RoundFailed                   every draft of a round failed, and none before has an answer; carries the ledger
     ├── DeadlinePassed                the session's deadline passed before the first round; carries the ledger
     ├── BudgetTooSmall (ConfigError)  not even the first stage fits the given budget
     ├── PromptTooLong (ConfigError)   prompt, kappa and caps do not fit the model's context

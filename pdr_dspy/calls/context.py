@@ -53,6 +53,9 @@ class Session:
     for replayed calls. For displays: only the ledger has the cost of calls that fail or are cancelled."""
     on_failed_check: Callable[[str, str], None] | None = None
     """Called with the check's name and the reason for each draft that a check failed on; None logs one line a run."""
+    on_failed_round: Callable[[str], None] | None = None
+    """Called with the reason when every draft of a later round failed and the program answers from the rounds before
+    it; None logs it."""
     on_progress: Callable[[Any], None] | None = None
     """Called with a `pdr_dspy.operators.Progress` as a program advances, in the thread that runs the calls."""
     deadline: float | None = None

@@ -320,9 +320,9 @@ class _Work:
                 self.keep(lean(row.model_copy(update={"evaluation": self.identity})))
                 if (row.id, row.repeat) in self.runner.refused:
                     continue  # a question that does not fit is not a fault of the server
-                self.failures = self.failures + 1 if row.error is not None else 0
+                self.failures = self.failures + 1 if row.failure is not None else 0
                 if self.failures >= max_failures and self.stopped is None:
-                    self.stopped = f"{self.failures} rows failed in a row, the last with: {row.error}"
+                    self.stopped = f"{self.failures} rows failed in a row, the last with: {row.failure}"
 
         try:
             await calls.together(worker() for _ in range(min(workers, len(todo))))

@@ -31,6 +31,8 @@ from pdr_dspy.text import clean
 from pdr_dspy.verifiers.base import Score, Verifier
 
 T = TypeVar("T")
+_WHOLE = (Stop.DONE, Stop.CHECKED, Stop.FELL_BACK, Stop.ROUND_FAILED)
+"""Ends of a program whose answer is a complete draft."""
 
 
 class Runner:
@@ -105,6 +107,7 @@ class Runner:
         started = time.perf_counter()
         spent: list[Call] = []
         unchecked: Counter[tuple[str, str]] = Counter()
+        failed_rounds: list[str] = []
 
         def on_failed_check(check: str, reason: str) -> None:
             unchecked[check, clean(reason)] += 1
@@ -114,14 +117,15 @@ class Runner:
 
         try:
             told: dict[str, Any] = {"oracle": oracle, "on_call": spent.append, "name_of": self.naming()}
-            with calls.session(seed=seed, on_failed_check=on_failed_check, **told), dspy.track_usage() as tracker:
+            told |= {"on_failed_check": on_failed_check, "on_failed_round": failed_rounds.append}
+            with calls.session(seed=seed, **told), dspy.track_usage() as tracker:
                 prediction = await self.predict(example)
             seconds = time.perf_counter() - started
             if isinstance(self.program, Operator):
                 ledger: Ledger = prediction.ledger
             else:
                 ledger = Ledger(calls=tuple(spent)) + _tracked(tracker, spent)
-            whole = prediction.get("stop") in (Stop.DONE, Stop.CHECKED, Stop.FELL_BACK)
+            whole = prediction.get("stop") in _WHOLE
             answer = _answer(self.outputs(prediction), none=whole)
             if hasattr(self.verifier, "averify"):
                 score = await self.grade(example, prediction)
@@ -141,6 +145,7 @@ class Runner:
                 seconds=round(seconds, 4),
                 rounds=rounds,
                 failed_checks=_failed_checks(unchecked),
+                failed_rounds=tuple(clean(why) for why in failed_rounds),
                 **_costs(ledger),
             )
         except StoreError:
@@ -160,6 +165,7 @@ class Runner:
                 score=0.0,
                 error=clean(in_words(error)),
                 failed_checks=_failed_checks(unchecked),
+                failed_rounds=tuple(clean(why) for why in failed_rounds),
                 seconds=round(time.perf_counter() - started, 4),
                 **_costs(ledger),
             )

@@ -79,7 +79,8 @@ class Operator(dspy.Module):
         ConfigError: an input is missing or unknown, no language model is set, or the caps, kappa and the prompt do not
             fit the model's context.
         BudgetTooSmall: not even the first round fits the budget.
-        RoundFailed: every draft of a round failed; `error.ledger` has all calls until then.
+        RoundFailed: every draft of a round failed, and no earlier round has an answer; `error.ledger` has all calls
+            until then.
         DeadlinePassed: a deadline (`calls.session(deadline=...)`) passed before there was a draft.
     """
 

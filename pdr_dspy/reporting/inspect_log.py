@@ -260,6 +260,7 @@ class _Sample:
                 "calls": len(row.calls),
                 "calls reused": sum(call.reused for call in row.calls),
                 "tokens paid": row.paid,
+                **({"failed rounds": list(row.failed_rounds)} if row.failed_rounds else {}),
                 "texts kept": self.texts is not None,
             },
             events=self.events,

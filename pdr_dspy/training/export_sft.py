@@ -224,7 +224,8 @@ class _Collected:
         def oracle(outputs: Mapping[str, Any]) -> float:
             return float(self.verifier(example, dspy.Prediction(**outputs)))
 
-        same = calls.session(store=None, seed=row.seed, on_call=replayed.append, oracle=oracle)
+        heard = {"on_call": replayed.append, "on_failed_round": lambda why: None}  # the row has it
+        same = calls.session(store=None, seed=row.seed, oracle=oracle, **heard)
         with same, dspy.context(trace=None), suppress(RoundFailed):
             self.program(**inputs)
         return {call.key: lm.prompts[call.seed] for call in replayed if call.seed in lm.prompts}
