@@ -40,7 +40,7 @@ class Session:
     oracle: Callable[[Mapping[str, Any]], float] | None = None
     """Scores a draft's outputs; only the oracle distillers of an analysis may use it."""
     on_call: Callable[[Call], None] | None = None
-    """Called after every call, in the thread that runs the calls."""
+    """Called after every call that was sent, in the thread that runs the calls."""
     serves: Mapping[int, Any] = field(default_factory=dict)
     """The LM that a schedule chose for a predictor, by the predictor's `id`: it takes precedence over its own."""
     prices: Mapping[int | str, Price] = field(default_factory=dict)

@@ -23,9 +23,9 @@ from pdr_dspy.evaluation.records import Row
 from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.evaluation.statistics import Interval, resamples, wilson
 from pdr_dspy.runtime import event_loop
-from pdr_dspy.runtime.raised_by import contained, raised_by
+from pdr_dspy.runtime.raised_by import raised_by
 from pdr_dspy.verifiers.base import RIGHT, Metric, Verifier
-from pdr_dspy.verifiers.checks import AsyncCheck, CalibratedCheck, Calibration, as_check
+from pdr_dspy.verifiers.checks import AsyncCheck, CalibratedCheck, Calibration, as_check, checked, checked_together
 from pdr_dspy.verifiers.function import as_verifier
 
 _DRAWS = 2000
@@ -130,8 +130,7 @@ async def _judged(
     if not n_questions:
         return []
     if hasattr(check, "acheck_all"):
-        with contained("the check"):
-            scores = list(await check.acheck_all(inputs, n_questions))
+        scores = await checked_together(check, inputs, n_questions)
     else:
         scores = await calls.together([_scored(check, inputs, one) for one in n_questions])
     known = dict(zip(distinct, scores, strict=True))
@@ -151,9 +150,8 @@ async def _judged(
 
 async def _scored(check: AsyncCheck, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:
     try:
-        with contained("the check"):
-            return await check.acheck(inputs, outputs)
-    except (CallError, DataError) as error:
+        return await checked(check, inputs, outputs)
+    except (CallError, DataError, TimeoutError) as error:
         return error
 
 

@@ -102,6 +102,7 @@ class Row(BaseModel):
     seconds: float = 0.0
     """Wall time of the program, waiting for the bound on requests in flight included."""
     calls: tuple[Call, ...] = ()
+    """Of its ledger; `call.sent` is False for drafts that were never requested."""
     rounds: tuple[RoundRow, ...] = ()
     error: str | None = None
     """Why the program gave no answer; such a row scores 0 and is tried again on resume."""
@@ -119,6 +120,11 @@ class Row(BaseModel):
         return self.error if self.error is not None else next(iter(self.failed_rounds), None)
 
     @property
+    def sent(self) -> int:
+        """How many calls were sent."""
+        return sum(call.sent for call in self.calls)
+
+    @property
     def drafts(self) -> Iterator[DraftRow]:
         """The drafts of all rounds."""
         return (draft for round_ in self.rounds for draft in round_.drafts)
@@ -129,7 +135,7 @@ class Row(BaseModel):
         for name, value in (shown | {"stop": self.stop, "error": self.error}).items():
             if value is not None:
                 yield name, f"{value[:LINE]}…" if isinstance(value, str) and len(value) > LINE else value
-        yield from (("sequential", self.sequential), ("total", self.total), ("calls", len(self.calls)))
+        yield from (("sequential", self.sequential), ("total", self.total), ("calls", self.sent))
 
 
 class Report(BaseModel):
@@ -208,8 +214,8 @@ class Report(BaseModel):
 
     @property
     def calls(self) -> float:
-        """Mean number of model calls of a row."""
-        return fmean(len(row.calls) for row in self.rows) if self.rows else math.nan
+        """Mean number of model calls of a row, those that were sent."""
+        return fmean(row.sent for row in self.rows) if self.rows else math.nan
 
     @property
     def paid(self) -> int:
@@ -220,8 +226,8 @@ class Report(BaseModel):
     @property
     def reused(self) -> float:
         """Fraction of calls replayed from the store."""
-        count = sum(len(row.calls) for row in self.rows)
-        return sum(call.reused for row in self.rows for call in row.calls) / count if count else 0.0
+        count = sum(row.sent for row in self.rows)
+        return sum(call.reused for row in self.rows for call in row.calls if call.sent) / count if count else 0.0
 
     @property
     def how(self) -> dict[How, int]:

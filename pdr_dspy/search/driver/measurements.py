@@ -381,8 +381,8 @@ def cell(row: Row, arm: int, pair: Pair) -> Cell:
     made = tuple(
         ((call.key or f"{arm}/{pair.question}/{pair.repeat}/{place}") + "/cancelled" * call.cancelled, call.tokens)
         for place, call in enumerate(row.calls)
-        if not (call.cancelled and call.reused)
+        if call.sent and not (call.cancelled and call.reused)
     )
     cost = 0.0 if not row.calls else row.cost  # the run failed before its first call
-    failed, one_pass, drafts = row.error is not None, pass_prompt(row), drafts_in(row)
+    failed, one_pass, drafts = row.failure is not None, pass_prompt(row), drafts_in(row)
     return Cell(row.score, row.sequential, row.total, failed, made, cost, one_pass, drafts)

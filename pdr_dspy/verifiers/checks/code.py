@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.text.code import programs
@@ -30,6 +30,7 @@ class CodeCheck(SyncForm):
     examples raises DataError: its drafts are unchecked, not wrong.
     """
 
+    time_limit: ClassVar[float | None] = None  # the limits of the sandbox hold
     prompt: str = "prompt"
     """The input with the task."""
     field: str = "code"

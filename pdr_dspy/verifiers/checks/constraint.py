@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.text.wrapping import tidy
@@ -46,6 +46,7 @@ class ConstraintCheck(SyncForm):
     `task` is one of `CONSTRAINT_TASKS`, reasoning-gym's names, or None to recognise it from the question.
     """
 
+    time_limit: ClassVar[float | None] = None  # it ends by itself
     task: str | None = None
     question: str = "question"
     """The input with the question."""

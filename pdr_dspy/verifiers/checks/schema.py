@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ValidationError, create_model
 
@@ -27,6 +27,7 @@ class SchemaCheck(SyncForm):
     validates that one output, an object or JSON text.
     """
 
+    time_limit: ClassVar[float | None] = None  # it ends by itself
     schema: type[BaseModel] | Mapping[str, Any]
     field: str | None = None
     feedback_tokens: int = FEEDBACK_TOKENS
