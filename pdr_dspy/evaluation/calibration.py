@@ -24,7 +24,7 @@ from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.evaluation.statistics import Interval, resamples, wilson
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.runtime.raised_by import raised_by
-from pdr_dspy.verifiers.base import RIGHT, Metric, Verifier
+from pdr_dspy.verifiers.base import RIGHT, Metric, Verifier, named, verdict
 from pdr_dspy.verifiers.checks import AsyncCheck, CalibratedCheck, Calibration, as_check, checked, checked_together
 from pdr_dspy.verifiers.function import as_verifier
 
@@ -142,9 +142,12 @@ async def _judged(
             raise score
         value = None if isinstance(score, Exception) else float(score)
         answer = dspy.Prediction(**{key: text for key, text in draft.items() if key != "solution"} or draft)
-        with raised_by(f"the verifier {verifier!r}"):
-            verdict = await averify(example, answer) if averify else await asyncio.to_thread(verifier, example, answer)
-        rows.append(Judged(name, value, bool(verdict >= RIGHT)))
+        if averify is None:
+            found = await asyncio.to_thread(verdict, verifier, example, answer)
+        else:
+            with raised_by(named(verifier)):
+                found = await averify(example, answer)
+        rows.append(Judged(name, value, bool(found >= RIGHT)))
     return rows
 
 

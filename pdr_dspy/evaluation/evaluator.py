@@ -36,8 +36,9 @@ from pdr_dspy.prompts.content import distinct_text
 from pdr_dspy.prompts.roles import needed_inputs
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.runtime.atomic_write import local_path
+from pdr_dspy.runtime.raised_by import contained
 from pdr_dspy.settings import whole_number
-from pdr_dspy.verifiers.base import Metric, Verifier
+from pdr_dspy.verifiers.base import Metric, Verifier, named
 from pdr_dspy.verifiers.function import as_verifier, try_on_gold
 
 VERSION = 1
@@ -227,7 +228,8 @@ def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verif
                 f"{', '.join(given.keys())}. Rename it, mark it with `with_inputs`, or load the set "
                 f"with `fields={{{missing[0]!r}: ...}}`"
             )
-        verifier.check_gold(example)
+        with contained(f"`check_gold` of {named(verifier)}"):
+            verifier.check_gold(example)
     outputs = tuple(program.task.output_fields if isinstance(program, Operator) else examples[0].labels().keys())
     try_on_gold(verifier, examples[0], outputs)
     return ids

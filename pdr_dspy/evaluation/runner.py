@@ -28,7 +28,7 @@ from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.outcome import Stop
 from pdr_dspy.runtime.raised_by import contained, in_words, raised_by
 from pdr_dspy.text import clean
-from pdr_dspy.verifiers.base import Score, Verifier
+from pdr_dspy.verifiers.base import Score, Verifier, named, verdict
 
 T = TypeVar("T")
 _WHOLE = (Stop.DONE, Stop.CHECKED, Stop.FELL_BACK, Stop.ROUND_FAILED)
@@ -211,16 +211,16 @@ class Runner:
         if judge is None:
             return await self.in_thread(self.verdict, example, prediction)
         with raised_by(self._verifier_named):
-            return _score(await judge(example, prediction))
+            found = await judge(example, prediction)
+            return found if isinstance(found, Score) else Score(float(found))
 
     @cached_property
     def _verifier_named(self) -> str:
-        return f"the verifier {self.verifier!r}"
+        return named(self.verifier)
 
     def verdict(self, example: dspy.Example, prediction: dspy.Prediction) -> Score:
         """The score of a prediction by a verifier that is not awaited."""
-        with raised_by(self._verifier_named):
-            return _score(self.verifier(example, prediction))
+        return verdict(self.verifier, example, prediction, part=self._verifier_named)
 
     async def scores(
         self, example: dspy.Example, prediction: dspy.Prediction, answer: str | None, score: Score
@@ -317,11 +317,6 @@ def inputs_of(program: dspy.Module, example: dspy.Example) -> dict[str, Any]:
         return dict(example.inputs())
     given = example.inputs() if inputs_marked(example) else example
     return {name: given[name] for name in program.task.input_fields if name in given}
-
-
-def _score(verdict: Any) -> Score:
-    """The verdict of a verifier or a DSPy metric as a score."""
-    return verdict if isinstance(verdict, Score) else Score(float(verdict))
 
 
 def _answer(outputs: Mapping[str, Any], *, none: bool = False) -> str | None:

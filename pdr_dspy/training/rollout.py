@@ -28,6 +28,7 @@ from pdr_dspy.training.policy_lm import PolicyLM, SampledCall
 from pdr_dspy.training.rewards import PENALTY, REWARD, Grader, Verdict, check_threshold, workspace_reward
 from pdr_dspy.training.types import DISTILLER_CALLS, Group, Mode, Policy, Row, Sampled, TrainCalls
 from pdr_dspy.verifiers import Metric, Verifier, as_verifier
+from pdr_dspy.verifiers.base import verdict
 
 T = TypeVar("T")
 TEMPERATURE = 1.0
@@ -249,7 +250,7 @@ class Episodes:
         seed = int(_fraction(group.seed, f"episode {episode.number}") * 2**31)
 
         def oracle(outputs: Mapping[str, Any]) -> float:
-            return float(self.verifier(group.example, dspy.Prediction(**outputs)))
+            return float(verdict(self.verifier, group.example, dspy.Prediction(**outputs)))
 
         async def run() -> _Outcome:
             heard = {"on_call": None, "on_failed_round": lambda why: None}  # counted as `rounds_failed`
