@@ -2,6 +2,7 @@
 
     PDRError
     ├── ConfigError (ValueError)      an argument, a schedule or a signature cannot work as given
+    │   ├── WrongCall (TypeError)     a call names an argument that there is not, lacks one, or has too many
     │   ├── MissingExtra              an optional dependency is not installed; the message has the install line
     │   └── NoSandbox                 this machine cannot isolate a program that a model wrote; no program was run
     ├── DataError (ValueError)        a data set, an example or a field of an example is not usable
@@ -30,6 +31,10 @@ class PDRError(Exception):
 
 class ConfigError(PDRError, ValueError):
     """An argument, a schedule or a signature cannot work as given."""
+
+
+class WrongCall(ConfigError, TypeError):
+    """A call names an argument that there is not, lacks one, or has too many; the message says what was meant."""
 
 
 class MissingExtra(ConfigError):

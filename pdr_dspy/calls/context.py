@@ -6,13 +6,16 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from pdr_dspy.arguments import meant, shown
 from pdr_dspy.calls.account import Account
 from pdr_dspy.calls.ledger import Call, Usage
 from pdr_dspy.calls.pricing import Price
 from pdr_dspy.calls.store import Rollout, Rollouts
+from pdr_dspy.errors import ConfigError, WrongCall
+from pdr_dspy.settings import whole_number
 
 
 class _PendingOnly(Rollouts):
@@ -92,8 +95,10 @@ def run_of(operator: Any) -> AbstractContextManager[Any]:
 def session(**changes: Any) -> Iterator[Session]:
     """Run calls with some fields of the session changed, in this context and the tasks started from it.
 
-    With `store=None` no completion is kept.
+    With `store=None` no completion is kept. Raises ConfigError for a field that there is not, and for a seed, a store or
+    a deadline of another kind.
     """
+    _check(changes)
     if changes.get("store", ...) is None:
         changes["store"] = _PendingOnly()
     if "in_flight" in changes:
@@ -106,3 +111,21 @@ def session(**changes: Any) -> Iterator[Session]:
         yield changed
     finally:
         _SESSION.reset(token)
+
+
+_FIELDS = tuple(one.name for one in fields(Session))
+
+
+def _check(changes: Mapping[str, Any]) -> None:
+    """Raise ConfigError for changes of a session that cannot be made."""
+    for name, value in changes.items():
+        given = f"`session({name}={shown(value)})`"
+        if name not in _FIELDS:
+            raise WrongCall(f"{given}: there is no `{name}`; {meant(name, _FIELDS)}")
+        if name == "seed":
+            whole_number("session(", name, value, least=None)
+        elif name == "store" and not (value is None or isinstance(value, Rollouts)):
+            raise ConfigError(f"{given} must be `Rollouts(folder)`, or None to keep nothing")
+        elif name == "deadline" and value is not None:
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+                raise ConfigError(f"{given} must be a time of `time.monotonic()`, in seconds, or None")

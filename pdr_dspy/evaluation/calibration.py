@@ -15,6 +15,7 @@ import dspy
 import numpy as np
 from numpy.typing import NDArray
 
+from pdr_dspy.arguments import explained
 from pdr_dspy import calls
 from pdr_dspy.calls.failures import CallError
 from pdr_dspy.errors import ConfigError, DataError
@@ -24,6 +25,7 @@ from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.evaluation.statistics import Interval, resamples, wilson
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.runtime.raised_by import raised_by
+from pdr_dspy.settings import whole_number
 from pdr_dspy.verifiers.base import RIGHT, Metric, Verifier, named, verdict
 from pdr_dspy.verifiers.checks import AsyncCheck, CalibratedCheck, Calibration, as_check, checked, checked_together
 from pdr_dspy.verifiers.function import as_verifier
@@ -45,6 +47,7 @@ class Judged(NamedTuple):
     right: bool
 
 
+@explained
 def calibrate(
     check: AsyncCheck | str | Callable[..., Any],
     program: dspy.Module,
@@ -82,6 +85,7 @@ def calibrate(
     )
 
 
+@explained
 async def acalibrate(
     check: AsyncCheck | str | Callable[..., Any],
     program: dspy.Module,
@@ -222,10 +226,10 @@ def calibration_of_rows(
 
 
 def _check_arguments(precision: float | None, folds: int) -> None:
-    if precision is not None and not 0 < precision <= 1:
+    number = isinstance(precision, (int, float)) and not isinstance(precision, bool)
+    if precision is not None and not (number and 0 < precision <= 1):
         raise ConfigError(f"`calibrate(precision={precision!r})` must be in (0, 1], or None")
-    if folds < 2:
-        raise ConfigError(f"`calibrate(folds={folds!r})` must be at least 2")
+    whole_number("calibrate(", "folds", folds, least=2)
 
 
 def _passing(scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:

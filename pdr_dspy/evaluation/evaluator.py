@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import dspy
 
+from pdr_dspy.arguments import explained, shown
 from pdr_dspy import calls
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.dspy_bridge import inputs_marked
@@ -44,6 +45,7 @@ from pdr_dspy.verifiers.function import as_verifier, try_on_gold
 VERSION = 1
 
 
+@explained
 def evaluate(
     program: dspy.Module,
     examples: Sequence[dspy.Example],
@@ -114,6 +116,7 @@ def evaluate(
     )
 
 
+@explained
 async def aevaluate(
     program: dspy.Module,
     examples: Sequence[dspy.Example],
@@ -143,6 +146,13 @@ async def aevaluate(
     verifier = as_verifier(verifier, argument="evaluate(verifier=...)")
     if budget is not None and not isinstance(budget, Budget):
         raise ConfigError(f"`evaluate(budget={budget!r})` must be a `Budget(sequential=..., total=...)` in tokens")
+    if store is not None and not isinstance(store, Rollouts):
+        raise ConfigError(f"`evaluate(store={shown(store)})` must be `Rollouts(folder)`, or None")
+    if executor is not None and not callable(getattr(executor, "rows", None)):
+        raise ConfigError(f"`evaluate(executor={shown(executor)})` must be an executor, such as `RayExecutor(...)`, or None")
+    if not isinstance(name, str):
+        raise ConfigError(f"`evaluate(name={shown(name)})` must be a text")
+    folder_path = None if run_dir is None else local_path(run_dir, "evaluate(run_dir")
     ids = check_examples(program, examples, verifier)
     predictors = program.predictors()
     with calls.session(serves=served_in(program)):
@@ -153,7 +163,7 @@ async def aevaluate(
         shortest = min((inputs_of(program, example) for example in examples), key=lambda inputs: len(str(inputs)))
         await program.preflight(shortest, budget)
     config = describe(program, examples, ids, verifier, repeats=repeats, seed=seed, budget=budget, models=models)
-    folder = None if run_dir is None else RunFolder(local_path(run_dir), config)
+    folder = None if folder_path is None else RunFolder(folder_path, config)
     async with AsyncExitStack() as life:
         before: dict[tuple[str, int], Row] = {}
         if folder is not None:
@@ -208,6 +218,7 @@ def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verif
     read, ConfigError for a metric that returns no score.
     """
     verifier = as_verifier(verifier)
+    require_examples("evaluate(examples", examples)
     if not examples:
         raise DataError("`examples` is empty; there is nothing to evaluate")
     needed = needed_inputs(program.task) if isinstance(program, Operator) else ()
@@ -233,6 +244,25 @@ def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verif
     outputs = tuple(program.task.output_fields if isinstance(program, Operator) else examples[0].labels().keys())
     try_on_gold(verifier, examples[0], outputs)
     return ids
+
+
+def require_examples(argument: str, examples: Any) -> None:
+    """Raise DataError for anything but a sequence of examples.
+
+    Args:
+        argument: the call as messages show it, up to the value, such as "evaluate(examples".
+        examples: its value.
+    """
+    one = isinstance(examples, dspy.Example)
+    if one or isinstance(examples, (str, bytes, Mapping)) or not hasattr(examples, "__getitem__"):
+        remedy = "put the example into a list" if one else "`pdr_dspy.datasets.load(name)` returns one"
+        raise DataError(f"`{argument}={shown(examples)})` must be a list of `dspy.Example`; {remedy}")
+    for place, example in enumerate(examples):
+        if not isinstance(example, dspy.Example):
+            raise DataError(
+                f"`{argument}=...)` has {shown(example)} at position {place}, which is no dspy.Example; write "
+                '`dspy.Example(question=..., answer=...).with_inputs("question")`'
+            )
 
 
 def ids_of(examples: Sequence[dspy.Example]) -> list[str]:

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from pdr_dspy.arguments import explained_with
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.consensus import fewest, needed
 from pdr_dspy.operators.distillers import DISTILLERS, Distiller
@@ -468,6 +469,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Shapes from the paper's frontier (figure 4): the cheapest good one, two wide rounds, and its best cells."""
 
 
+@explained_with(lambda: Schedule.model_fields)
 def preset(name: str, **changes: Any) -> Schedule:
     """A schedule of `PRESETS` by name, with any field changed. Raises ConfigError for an unknown name."""
     if name not in PRESETS:

@@ -32,7 +32,10 @@ class Score(float):
     def __new__(
         cls, value: float, detail: str = "", calls: tuple[Call, ...] = (), feedback: str | None = None
     ) -> Score:
-        number = float(value)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"`Score(value={value!r})` must be a number in [0, 1]") from None
         if not 0.0 <= number <= 1.0:  # also refuses nan
             raise ValueError(f"`Score(value=...)` must be in [0, 1], got {value!r}")
         self = super().__new__(cls, number)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.runtime.event_loop import run as run_async
 from pdr_dspy.runtime.registry import Registry, origin_of
@@ -111,6 +112,7 @@ def bounded(lines: list[str], tokens: int = FEEDBACK_TOKENS) -> str:
 # ---------------------------------------------------------------------------------------------------- reward functions
 
 
+@explained
 @dataclass(frozen=True)
 class RewardCheck(SyncForm):
     """A DSPy reward function, `reward_fn(args, pred) -> float`, as a check.
@@ -131,6 +133,10 @@ class RewardCheck(SyncForm):
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise ConfigError(f"`RewardCheck(function={self.function!r})` must be a function of (args, pred)")
+        for name in ("low", "high"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+                raise ConfigError(f"`RewardCheck({name}={value!r})` must be a number: an end of the range of rewards")
         if not self.low < self.high:
             raise ConfigError(f"`RewardCheck(low={self.low!r}, high={self.high!r})`: `low` must be below `high`")
         check_time_limit("RewardCheck(", self.time_limit)
@@ -221,11 +227,13 @@ CHECKS: Registry[Check] = Registry(
 )
 
 
+@explained
 def register_check(name: str, check: Check) -> Check:
     """Register a check under a name for `as_check`. Raises ConfigError for a name that is taken."""
     return CHECKS.add(name, _is_check(name, check), origin=origin_of(check))
 
 
+@explained
 def as_check(value: Any) -> Check:
     """Return a check, given a check, a registered name, or a DSPy reward function. Raises ConfigError otherwise."""
     if isinstance(value, str):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.settings import Settings
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.checks.base import AsyncCheck, SyncForm, checked, checked_together
@@ -50,6 +51,7 @@ class Calibration(Settings):
         )
 
 
+@explained
 @dataclass(frozen=True)
 class CalibratedCheck(SyncForm):
     """A check with a calibration; its scores are unchanged.

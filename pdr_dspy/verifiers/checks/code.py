@@ -7,10 +7,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.text.code import programs
 from pdr_dspy.text.task_examples import CodeExample, code_examples
 from pdr_dspy.verifiers import sandbox
+from pdr_dspy.verifiers.arguments import check_whole_numbers
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.checks.base import FEEDBACK_TOKENS, SyncForm, bounded, one_line
 from pdr_dspy.verifiers.code import as_limits, check_isolation, completion_of
@@ -21,6 +23,7 @@ from pdr_dspy.verifiers.sandbox import DEFAULT_LIMITS, Case, Isolation, Job, Lim
 _SHOWN = 3
 
 
+@explained
 @dataclass(frozen=True)
 class CodeCheck(SyncForm):
     """Scores a program by the fraction of its task's examples that it passes.
@@ -48,8 +51,7 @@ class CodeCheck(SyncForm):
     def __post_init__(self) -> None:
         object.__setattr__(self, "limits", as_limits(type(self).__name__, self.limits))
         check_isolation(type(self).__name__, self.isolation)
-        if self.feedback_tokens < 1:
-            raise ConfigError(f"`CodeCheck(feedback_tokens={self.feedback_tokens!r})` must be at least 1")
+        check_whole_numbers(self, "feedback_tokens")
 
     async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
         """The fraction of the examples that pass; cancelling the call kills the program.

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ValidationError, create_model
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.runtime.registry import origin_of
 from pdr_dspy.verifiers.base import Score
@@ -18,6 +19,7 @@ from pdr_dspy.verifiers.checks.base import FEEDBACK_TOKENS, SyncForm, bounded, o
 _FAULTS = 5
 
 
+@explained
 @dataclass(frozen=True, eq=False)
 class SchemaCheck(SyncForm):
     """Scores outputs by a pydantic model: 1 if they are valid, else the fraction of the model's fields without a fault.

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 
 import dspy
 
+from pdr_dspy.arguments import explained
 from pdr_dspy import calls
 from pdr_dspy.calls.failures import CallError
 from pdr_dspy.errors import ConfigError, DataError, StoreError
@@ -130,6 +131,7 @@ def _scale(check: Any) -> None:
         )
 
 
+@explained
 @dataclass(frozen=True)
 class RewardModel(ModelCheck):
     """Scores by a sequence classifier at vLLM's /classify, such as Skywork-Reward-V2, or a classifier with labels.
@@ -182,6 +184,7 @@ class RewardModel(ModelCheck):
 _STEPS = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 
 
+@explained
 @dataclass(frozen=True)
 class StepReward(ModelCheck):
     """Scores by the steps of a solution: a process reward model at vLLM's /pooling, such as Qwen2.5-Math-PRM
@@ -247,6 +250,7 @@ class StepReward(ModelCheck):
         return [_probability(row[self.column], "a step", "it has to be served with its activation on") for row in rows]
 
 
+@explained
 @dataclass(frozen=True)
 class ScoreModel(ModelCheck):
     """Scores how well the answer fits the question, by a cross-encoder at /score or /rerank of vLLM or llama.cpp.
