@@ -9,8 +9,8 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, field_validator
 
-from pdr_dspy.errors import ConfigError, WrongCall
 from pdr_dspy.arguments import meant, shown
+from pdr_dspy.errors import ConfigError, WrongCall
 
 
 class Settings(BaseModel):

@@ -45,7 +45,7 @@ def program() -> Operator:
 
 NAMES: list[tuple[Callable[[], Any], str]] = [
     # DSPy's spelling, and that of other libraries
-    (lambda: BestOfN(QA, N=4, reward_fn=f), "did you mean `n=`? And there is no `reward_fn`; did you mean `check=`?"),
+    (lambda: BestOfN(QA, N=4, reward_fn=f), "mean `n=`? And there is no `reward_fn`; did you mean `check=`?"),
     (lambda: BestOfN(module=QA, n=4, check=f), "did you mean `signature=`?"),
     (lambda: BestOfN(QA, n=4, check=f, threshold=1.0), "`BestOfN(threshold=1.0)`: there is no `threshold`; did you mean "
                                                        "`stop_at=`?"),
@@ -91,7 +91,7 @@ NAMES: list[tuple[Callable[[], Any], str]] = [
     # too few, too many
     (lambda: BestOfN(QA, n=4), "`BestOfN(...)` needs `check=`; it is called as `BestOfN(signature, *, n=8, check"),
     (lambda: BestOfN(), "needs `signature=` and `check=`"),
-    (lambda: BestOfN(QA, 4, f), "takes signature by position, and was given 3 values; name the others: n=..., check=..."),
+    (lambda: BestOfN(QA, 4, f), "by position, and was given 3 values; name the others: n=..., check=..."),
     (lambda: SelfConsistency(QA, 4), "name the others: n=..., final=..., models=..."),
     (lambda: PDR(), "`PDR(...)` needs `signature=`"),
     (lambda: Schedule((4, 1)), "`Schedule((4, 1))` takes its values by name, such as `Schedule(widths=...)`"),
@@ -138,8 +138,8 @@ FIELDS: dict[str, tuple[list[Any], dict[str, Any]]] = {
     "tally": (["yes", 1, 0, None], {}),
     "critique": (["yes", 1, 0, None], {"widths": (1, 1), "distiller": "last"}),
     "json_fallback": (["yes", 1, 0, None], {}),
-    "widths": (["8,1", "81", b"81", 8, None, (), (0, 1), (-1, 1), ("8", 1), (True, 1), (8, True), (8.5, 1), (math.nan, 1),
-                (8, 2), (300, 1)], {}),
+    "widths": (["8,1", "81", b"81", 8, None, (), (0, 1), (-1, 1), ("8", 1), (True, 1), (8, True), (8.5, 1),
+                (math.nan, 1), (8, 2), (300, 1)], {}),
     "final": (["votes", None, True, 3], {}),
     "distiller": (["toppk", None, 3, True], {}),
     "check": ([3, "", True, f], {}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
@@ -95,8 +96,8 @@ def run_of(operator: Any) -> AbstractContextManager[Any]:
 def session(**changes: Any) -> Iterator[Session]:
     """Run calls with some fields of the session changed, in this context and the tasks started from it.
 
-    With `store=None` no completion is kept. Raises ConfigError for a field that there is not, and for a seed, a store or
-    a deadline of another kind.
+    With `store=None` no completion is kept. Raises ConfigError for a field that there is not, and for a seed, a store
+    or a deadline of another kind.
     """
     _check(changes)
     if changes.get("store", ...) is None:
@@ -126,6 +127,9 @@ def _check(changes: Mapping[str, Any]) -> None:
             whole_number("session(", name, value, least=None)
         elif name == "store" and not (value is None or isinstance(value, Rollouts)):
             raise ConfigError(f"{given} must be `Rollouts(folder)`, or None to keep nothing")
-        elif name == "deadline" and value is not None:
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
-                raise ConfigError(f"{given} must be a time of `time.monotonic()`, in seconds, or None")
+        elif name == "deadline" and not (value is None or _is_a_time(value)):
+            raise ConfigError(f"{given} must be a time of `time.monotonic()`, in seconds, or None")
+
+
+def _is_a_time(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)

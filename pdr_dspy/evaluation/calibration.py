@@ -15,8 +15,8 @@ import dspy
 import numpy as np
 from numpy.typing import NDArray
 
-from pdr_dspy.arguments import explained
 from pdr_dspy import calls
+from pdr_dspy.arguments import explained
 from pdr_dspy.calls.failures import CallError
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.evaluation.evaluator import ids_of

@@ -16,8 +16,8 @@ from typing import Any
 
 import dspy
 
-from pdr_dspy.arguments import explained, shown
 from pdr_dspy import calls
+from pdr_dspy.arguments import explained, shown
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.dspy_bridge import inputs_marked
 from pdr_dspy.calls.store import Rollouts, address
@@ -149,7 +149,9 @@ async def aevaluate(
     if store is not None and not isinstance(store, Rollouts):
         raise ConfigError(f"`evaluate(store={shown(store)})` must be `Rollouts(folder)`, or None")
     if executor is not None and not callable(getattr(executor, "rows", None)):
-        raise ConfigError(f"`evaluate(executor={shown(executor)})` must be an executor, such as `RayExecutor(...)`, or None")
+        raise ConfigError(
+            f"`evaluate(executor={shown(executor)})` must be an executor, such as `RayExecutor(...)`, or None"
+        )
     if not isinstance(name, str):
         raise ConfigError(f"`evaluate(name={shown(name)})` must be a text")
     folder_path = None if run_dir is None else local_path(run_dir, "evaluate(run_dir")

@@ -60,9 +60,9 @@ class FirstFailures:
 
 
 def failures_in_words(rows: Sequence[Row]) -> list[str]:
-    """One sentence for failed rows, one for answers without a round that failed, and one for each check that failed, with
-    counts and the most common reason; and if they are more than a twentieth, one for answers of an earlier round because
-    the last had none, and one for drafts that ended at their cap before an answer. Empty if nothing failed."""
+    """One sentence for failed rows, one for answers without a round that failed, and one for each check that failed,
+    with counts and the most common reason; and if they are more than a twentieth, one for answers of an earlier round
+    because the last had none, and one for drafts that ended at their cap before an answer. Empty if nothing failed."""
     said = []
     errors = [row.error for row in rows if row.error is not None]
     if errors:
@@ -76,8 +76,8 @@ def failures_in_words(rows: Sequence[Row]) -> list[str]:
     back = sum(row.stop == FELL_BACK for row in rows)
     if back > CUT * len(rows):
         said.append(
-            f"{back:,} of {len(rows):,} rows are answered from an earlier round, since no answer could be read from the "
-            "last one"
+            f"{back:,} of {len(rows):,} rows are answered from an earlier round, since no answer could be read from "
+            "the last one"
         )
     by_check: dict[str, Counter[str]] = {}
     for row in rows:

@@ -108,7 +108,9 @@ async def _rounds(run: RunCalls, checks: RunChecks, rounds: list[Round]) -> Stop
 
             drafts = await sample(run, checks, number, stage)  # S(r) = { s_i <- M(x, C(r-1)) }
             failure = failure_of(drafts, schedule)
-            if failure is not None and not any(draft.complete(question.fields) for one in rounds for draft in one.drafts):
+            if failure is not None and not any(
+                draft.complete(question.fields) for one in rounds for draft in one.drafts
+            ):
                 raise RoundFailed(failure, run.ledger)
             rounds.append(Round(drafts=drafts))
             report(question, run.ledger, "drafted", number, width, drafts)
@@ -137,7 +139,9 @@ def _tell_of_failure(failure: str) -> None:
     """Report to the session that a later round failed, or log it."""
     on_failed_round = calls.current().on_failed_round
     if on_failed_round is None:
-        logger.warning("%s. The answer comes from the rounds before that (`prediction.stop` is 'round failed')", failure)
+        logger.warning(
+            "%s. The answer comes from the rounds before that (`prediction.stop` is 'round failed')", failure
+        )
     else:
         on_failed_round(failure)
 

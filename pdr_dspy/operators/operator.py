@@ -14,8 +14,8 @@ from typing import Any, Self
 
 import dspy
 
-from pdr_dspy.arguments import explained, shown
 from pdr_dspy import calls
+from pdr_dspy.arguments import explained, shown
 from pdr_dspy.calls.adapter import Adapter
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.dspy_bridge import Parameter, stream_from_thread

@@ -111,7 +111,8 @@ class Schedule(Settings):
     """Selects the answer among the drafts of the last round: its only draft ("refine", the paper's), the first draft of
     the most common answer ("vote"; self-consistency, arXiv 2203.11171), the draft whose answer is most like the others'
     ("medoid"; for code and prose, where equal answers are rare; minimum Bayes risk, arXiv 2310.01387), a vote weighted
-    by the check ("weighted"), or the draft with the highest check ("best"; best-of-N)."""
+    by the check ("weighted"), or the draft with the highest check ("best"; best-of-N). A last round of one draft leaves
+    nothing to select: there it decides only where the answer comes from an earlier round (see `Stop`)."""
     check: str | None = None
     """The name of the program's check that scores each draft, without the gold answer; None uses none. Its result is
     shown to the next round with the solution. Not in the paper, like `keep` and `stop_at`."""

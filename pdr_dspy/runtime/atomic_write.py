@@ -70,7 +70,9 @@ def local_path(given: str | Path, called: str = "path") -> Path:
     Raises ConfigError for anything but a path.
     """
     if not isinstance(given, (str, os.PathLike)):
-        raise ConfigError(f"`{called}={shown(given)}{')' * ('(' in called)}` must be a path, as a text or a `pathlib.Path`")
+        raise ConfigError(
+            f"`{called}={shown(given)}{')' * ('(' in called)}` must be a path, as a text or a `pathlib.Path`"
+        )
     try:
         return Path(given).expanduser()
     except RuntimeError:  # no such user

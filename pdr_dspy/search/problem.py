@@ -11,8 +11,8 @@ from typing import Any
 
 import dspy
 
-from pdr_dspy.arguments import shown
 from pdr_dspy import calls
+from pdr_dspy.arguments import shown
 from pdr_dspy.calls.pricing import Models, Priced
 from pdr_dspy.calls.store import address
 from pdr_dspy.errors import ConfigError, DataError
@@ -115,7 +115,9 @@ def prepare(
         DataError: an empty set, or an example that program or verifier cannot use.
     """
     if not isinstance(student, dspy.Module):
-        raise ConfigError(f"`compile(student={shown(student)})` must be an operator, or a dspy.Module that contains some")
+        raise ConfigError(
+            f"`compile(student={shown(student)})` must be an operator, or a dspy.Module that contains some"
+        )
     for name, given_set in (("trainset", trainset), ("valset", valset)):
         if given_set is not None:
             require_examples(f"compile({name}", given_set)

@@ -148,7 +148,17 @@ def export_verdicts(
     return _exported(run_dir, examples, _Verdicts(operator, as_verifier(verifier), teacher))
 
 
-_COUNTED = ("rows", "no_choice", "duplicates", "not_stored", "other_prompt", "disagreed", "leaked", "failed", "ungraded")
+_COUNTED = (
+    "rows",
+    "no_choice",
+    "duplicates",
+    "not_stored",
+    "other_prompt",
+    "disagreed",
+    "leaked",
+    "failed",
+    "ungraded",
+)
 """Beside `picks` or `verdicts`, the samples: rows; rows whose drafts are all right or all wrong (picks), or were not
 answered (verdicts); equal samples; rows without a stored draft, or whose drafts are other calls of this program;
 turns of the teacher that the verifier disagrees with, that speak of the reference, or that failed; and rows (picks) or

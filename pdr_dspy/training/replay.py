@@ -163,7 +163,9 @@ class Replay:
             trace: list[Any] = []
             found: Any = None
             with (
-                calls.session(store=None, seed=row.seed, on_call=made.append, on_progress=None, on_failed_round=_unheard),
+                calls.session(
+                    store=None, seed=row.seed, on_call=made.append, on_progress=None, on_failed_round=_unheard
+                ),
                 dspy.context(trace=trace),
                 suppress(RoundFailed),
             ):

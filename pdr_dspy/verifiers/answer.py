@@ -9,8 +9,8 @@ from typing import Any
 import dspy
 from dspy.lm15 import TokenLogprob
 
-from pdr_dspy.arguments import explained
 from pdr_dspy import calls
+from pdr_dspy.arguments import explained
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.runtime.event_loop import run as run_async
 from pdr_dspy.verifiers.arguments import check_lm, check_threshold, check_whole_numbers

@@ -11,7 +11,7 @@ from pdr_dspy.calls.ledger import Phase
 from pdr_dspy.operators.strategies import PDR, LongCoT
 from pdr_dspy.testing import ScriptedRequest
 from tests.support.checks import QA, ask
-from tests.support.solver import engine, role_of, solver
+from tests.support.solver import engine, role_of
 
 
 def test_a_round_in_which_all_drafts_fail_raises_with_what_was_spent_if_none_before_has_an_answer() -> None:

@@ -191,7 +191,9 @@ def test_rows_count_it_and_are_run_again(kind: str, tmp_path: Path, caplog: pyte
     assert by_id["e0"].failure is None
     assert "2 answered without a round that failed" in str(report)
     (said,) = failures_in_words(report.rows)
-    assert said.startswith("2 of 6 rows are answered without a round that failed, from the rounds before it, with all 1")
+    assert said.startswith(
+        "2 of 6 rows are answered without a round that failed, from the rounds before it, with all 1"
+    )
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
         "question e1 is answered without a round that failed"
     ]
@@ -231,3 +233,12 @@ def test_answers_of_earlier_rounds_are_said_if_they_are_many() -> None:
     assert failures_in_words(report.rows) == [
         "3 of 3 rows are answered from an earlier round, since no answer could be read from the last one"
     ]
+
+
+@pytest.mark.parametrize(("final", "answer"), [("best", "c"), ("weighted", "a"), ("vote", "a"), ("refine", "a")])
+def test_final_decides_where_a_last_round_of_one_draft_gives_no_answer(final: Any, answer: str) -> None:
+    check = Marks({"a": 0.4, "b": 0.1, "c": 0.7})
+    program = PDR(QA, widths=(4, 1), distiller="random_k", final=final, check=check, **SMALL)
+    assert ask(program, model(dies, "a", "b", "a", "c")).answer == answer
+    whole = model(lambda request: Completion("Answer: z"), "a", "b", "a", "c")
+    assert ask(program, whole).answer == "z"  # nothing to select from

@@ -187,7 +187,7 @@ def test_functions_that_wait_for_their_turn_are_within_their_limit() -> None:
 
 def test_the_synchronous_form_has_the_limit_too(released: threading.Event) -> None:
     for make in (synchronous, asynchronous, awaited):
-        with pytest.raises(TimeoutError, match="within its time limit of 0.02 s"):
+        with pytest.raises(TimeoutError, match=r"within its time limit of 0\.02 s"):
             make(released).check({}, {"answer": "b"})
 
 

@@ -19,7 +19,8 @@ def feedback(verifier: Any) -> Any:
 
     The text has the verdict, the gold answer, what the program's check said of the answer, and the work of the role
     that is reflected on; for a role after the first draft also how many of the earlier attempts were right, unless
-    grading them costs tokens. A verifier that raises, or ends the program, fails that example in GEPA. For `dspy.BetterTogether(metric=...)` use the verifier itself.
+    grading them costs tokens. A verifier that raises, or ends the program, fails that example in GEPA. For
+    `dspy.BetterTogether(metric=...)` use the verifier itself.
     """
 
     verifier = as_verifier(verifier)

@@ -30,9 +30,10 @@ class AsyncCheck(Protocol):
     answer, both by field. A check whose attribute `reads_solution` is true also gets the draft's full text, as the
     output "solution".
 
-    A check may have the attribute `time_limit`: the seconds that one call may take, or None if every call ends by itself;
-    without the attribute it is `TIME_LIMIT`. A call that takes longer is cancelled, and its draft is unchecked. Code that
-    blocks the event loop cannot be cancelled: a slow synchronous check belongs into a thread, as that of a `RewardCheck`.
+    A check may have the attribute `time_limit`: the seconds that one call may take, or None if every call ends by
+    itself; without the attribute it is `TIME_LIMIT`. A call that takes longer is cancelled, and its draft is unchecked.
+    Code that blocks the event loop cannot be cancelled: a slow synchronous check belongs into a thread, as that of a
+    `RewardCheck`.
     """
 
     async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:

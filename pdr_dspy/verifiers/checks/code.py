@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from pdr_dspy.arguments import explained
-from pdr_dspy.errors import ConfigError, DataError
+from pdr_dspy.errors import DataError
 from pdr_dspy.text.code import programs
 from pdr_dspy.text.task_examples import CodeExample, code_examples
 from pdr_dspy.verifiers import sandbox
@@ -31,6 +31,10 @@ class CodeCheck(SyncForm):
     Feedback names the failing examples with their expected and actual results. The examples are those in the task's
     text (see `text.task_examples.code_examples`), or tests in a separate input field; a task without unambiguous
     examples raises DataError: its drafts are unchecked, not wrong.
+
+    An example passes as in doctest, if the value's `repr` is the text, or if the value equals that literal. So an
+    object that only prints as the answer passes too: tasks with classes are written that way (`>>> Stack([1, 2])` and
+    `[1, 2]`). The equality of values is what CodeVerifier's tests assert.
     """
 
     time_limit: ClassVar[float | None] = None  # the limits of the sandbox hold

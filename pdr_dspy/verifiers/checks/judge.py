@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 from dspy.lm15 import TokenLogprob
 
-from pdr_dspy.arguments import explained
 from pdr_dspy import calls
+from pdr_dspy.arguments import explained
 from pdr_dspy.calls.failures import CallError
 from pdr_dspy.errors import DataError
 from pdr_dspy.verifiers.arguments import check_whole_numbers

@@ -17,8 +17,8 @@ from pdr_dspy.runtime.raised_by import contained
 
 T = TypeVar("T")
 TIME_LIMIT = 600.0
-"""Default time limit of a check, in seconds: far above a request to a served model or a program in a sandbox, which have
-limits of their own."""
+"""Default time limit of a check, in seconds: far above a request to a served model or a program in a sandbox, which
+have limits of their own."""
 AT_ONCE = min(32, (os.cpu_count() or 1) + 4)
 """Synchronous functions that run concurrently on one event loop; one that passed its limit does not count."""
 
@@ -32,7 +32,9 @@ def check_time_limit(called: str, seconds: Any) -> None:
     """
     number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
     if seconds is not None and not (number and 0 < seconds < math.inf):
-        raise ConfigError(f"`{called}time_limit={seconds!r})` must be a number of seconds above 0, or None for no limit")
+        raise ConfigError(
+            f"`{called}time_limit={seconds!r})` must be a number of seconds above 0, or None for no limit"
+        )
 
 
 async def within(limit: float | None, work: Callable[[], Awaitable[T]]) -> T:

@@ -17,9 +17,8 @@ from typing import Any, ClassVar, Literal
 
 import dspy
 
-from pdr_dspy.arguments import explained
 from pdr_dspy import calls
-from pdr_dspy.calls.failures import CallError
+from pdr_dspy.arguments import explained
 from pdr_dspy.errors import ConfigError, DataError, StoreError
 from pdr_dspy.verifiers.arguments import check_lm
 from pdr_dspy.verifiers.base import Score
