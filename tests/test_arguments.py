@@ -45,10 +45,9 @@ def program() -> Operator:
 
 NAMES: list[tuple[Callable[[], Any], str]] = [
     # DSPy's spelling, and that of other libraries
-    (lambda: BestOfN(QA, N=4, reward_fn=f), "mean `n=`? And there is no `reward_fn`; did you mean `check=`?"),
+    (lambda: BestOfN(QA, N=4, reward_fn=f), "`n=`? And there is no `reward_fn`; did you mean `check=`?"),
     (lambda: BestOfN(module=QA, n=4, check=f), "did you mean `signature=`?"),
-    (lambda: BestOfN(QA, n=4, check=f, threshold=1.0), "`BestOfN(threshold=1.0)`: there is no `threshold`; did you mean "
-                                                       "`stop_at=`?"),
+    (lambda: BestOfN(QA, n=4, check=f, threshold=1.0), "there is no `threshold`; did you mean `stop_at=`?"),
     (lambda: SelfConsistency(QA, N=4), "`SelfConsistency(N=4)`: there is no `N`; did you mean `n=`?"),
     (lambda: SelfConsistency(QA, num_samples=4), "did you mean `n=`?"),
     (lambda: SR(QA, N=3), "did you mean `rounds=`?"),
