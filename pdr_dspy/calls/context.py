@@ -120,15 +120,16 @@ _FIELDS = tuple(one.name for one in fields(Session))
 def _check(changes: Mapping[str, Any]) -> None:
     """Raise ConfigError for changes of a session that cannot be made."""
     for name, value in changes.items():
-        given = f"`session({name}={shown(value)})`"
         if name not in _FIELDS:
-            raise WrongCall(f"{given}: there is no `{name}`; {meant(name, _FIELDS)}")
+            raise WrongCall(f"`session({name}={shown(value)})`: there is no `{name}`; {meant(name, _FIELDS)}")
         if name == "seed":
             whole_number("session(", name, value, least=None)
         elif name == "store" and not (value is None or isinstance(value, Rollouts)):
-            raise ConfigError(f"{given} must be `Rollouts(folder)`, or None to keep nothing")
+            raise ConfigError(f"`session(store={shown(value)})` must be `Rollouts(folder)`, or None to keep nothing")
         elif name == "deadline" and not (value is None or _is_a_time(value)):
-            raise ConfigError(f"{given} must be a time of `time.monotonic()`, in seconds, or None")
+            raise ConfigError(
+                f"`session(deadline={shown(value)})` must be a time of `time.monotonic()`, in seconds, or None"
+            )
 
 
 def _is_a_time(value: Any) -> bool:
