@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 import os
 import threading
@@ -82,8 +83,10 @@ def _started(loop: asyncio.AbstractEventLoop, function: Callable[[], T]) -> asyn
     context = copy_context()
 
     def settle(result: Any, error: BaseException | None) -> None:
-        if not future.done():  # nobody waits for it any more
+        if not future.done():
             future.set_result(result) if error is None else future.set_exception(error)
+        elif inspect.iscoroutine(result):  # nobody waits for it any more
+            result.close()
 
     def body() -> None:
         result, error = None, None
