@@ -57,7 +57,7 @@ def read(path: str | Path) -> dict[str, Any]:
         size = os.path.getsize(path)
         if size > MAX_BYTES:
             raise ArtifactError(f"{path} has {size} bytes; a saved program has at most {MAX_BYTES}")
-        raw = local_path(path).read_bytes()
+        raw = local_path(path, "load(path").read_bytes()
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror or error}") from error
     try:

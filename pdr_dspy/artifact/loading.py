@@ -14,6 +14,7 @@ from typing import Any
 
 import dspy
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.artifact.checks import checks_of
 from pdr_dspy.artifact.file import read
 from pdr_dspy.artifact.predictors import restore_predictor
@@ -28,6 +29,7 @@ from pdr_dspy.prompts.roles import Role, check_task
 from pdr_dspy.prompts.types import describe_type, rebuild_options, rebuild_type
 
 
+@explained
 def load(
     path: str | Path,
     program: dspy.Module | None = None,

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import dspy
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.artifact.checks import check_state, checks_of
 from pdr_dspy.artifact.file import FORMAT, VERSION, write
 from pdr_dspy.artifact.predictors import field_state, predictor_state
@@ -50,6 +51,7 @@ class Point(NamedTuple):
     """Its result: "score", and the mean "sequential" and "total" tokens of a run."""
 
 
+@explained
 def save(
     program: dspy.Module,
     path: str | Path,
@@ -87,7 +89,7 @@ def save(
         ArtifactError: a demonstration or a note holds a value that JSON cannot hold, or the file would be too large.
         StoreError: the file cannot be written.
     """
-    target = local_path(path)
+    target = local_path(path, "save(path")
     operators = operators_of(program, f"save(program={type(program).__name__}())", "use `program.save(...)` of DSPy")
     content: dict[str, Any] = {
         "format": FORMAT,

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.runtime.registry import Registry, instance_of, origin_of
@@ -27,6 +28,7 @@ _RESERVED = re.compile("monotone|fixed|axes|axes_from|width_.*|(.*_)?(instructio
 """Fields of a space that are not axes, and names of its other parameters."""
 
 
+@explained
 def axis(
     name: str,
     *,
