@@ -88,6 +88,7 @@ def test_litellm_names_errors_as_openais(start: Start) -> None:
         litellm.completion(model="openai/other", messages=QUESTION, api_base=server.api_base, api_key="none")
 
 
+@pytest.mark.slow
 def test_a_dspy_program_stands_on_it_with_a_budget(start: Start, model: MockServer) -> None:
     server = start()
     lm = dspy.LM(
