@@ -1,6 +1,6 @@
 # make optimize   installs, serves the embedded model, tunes a program on it, prints the table
 # make test       installs what tests need and runs them
-# make check      lint, the library's types without training on torch, and the fast tests: the inner loop
+# make check      the inner loop: lint, the library's types (but for training on torch), the fast tests
 # make lint, make types, make docs, make clean
 # All of it lives in .venv and is kept between runs. uv is used where it is on the PATH. PYTHON=... picks the interpreter.
 

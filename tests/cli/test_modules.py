@@ -67,7 +67,7 @@ def reply(body: dict[str, Any], seed: int) -> str:
     return f"So.\nAnswer: {first + second if right else 1}"
 
 
-@pytest.fixture(params=["forward", pytest.param("aforward", marks=pytest.mark.slow)])
+@pytest.fixture(params=list(FORWARDS))
 def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "twostep.py").write_text(PROGRAM.replace("FORWARD", FORWARDS[request.param]))
     monkeypatch.chdir(tmp_path)

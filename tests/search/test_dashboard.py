@@ -36,7 +36,6 @@ def test_the_note_of_the_study_is_the_front() -> None:
     assert "0 programs" in note_of_search([])
 
 
-@pytest.mark.slow
 def test_the_plot_shows_the_front_and_the_others_with_intervals() -> None:
     figure = front_figure(RECORDS)
     traces = {(trace.name, trace.xaxis): trace for trace in figure.data}
