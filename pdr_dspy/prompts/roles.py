@@ -132,7 +132,7 @@ def derive(
             outputs = {"selected": (list[int], dspy.OutputField(desc=f"the numbers of the {k} best candidates"))}
     # All fields at once: each step of `append` and `with_instructions` would make another class, a millisecond each.
     about = textwrap.dedent(task.instructions).strip()
-    return cast("type[dspy.Signature]", dspy.Signature({**inputs, **outputs}, f"{about}\n\n{asks}"))  # pyright: ignore[reportCallIssue]
+    return dspy.make_signature({**inputs, **outputs}, f"{about}\n\n{asks}")
 
 
 def signature_of(predictor: dspy.Predict) -> type[dspy.Signature]:
