@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import dspy
 from pydantic import TypeAdapter, ValidationError
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.calls.adapter import NAMED, Adapter
 from pdr_dspy.calls.ledger import Ledger
 from pdr_dspy.calls.pricing import Models, Priced
@@ -71,6 +72,7 @@ class Point(NamedTuple):
     """Its result: "score", and the mean "sequential" and "total" tokens of a run."""
 
 
+@explained
 def save(
     program: dspy.Module,
     path: str | Path,
@@ -108,7 +110,7 @@ def save(
         ArtifactError: a demonstration or a note holds a value that JSON cannot hold, or the file would be too large.
         StoreError: the file cannot be written.
     """
-    target = local_path(path)
+    target = local_path(path, "save(path")
     operators = operators_of(program, f"save(program={type(program).__name__}())", "use `program.save(...)` of DSPy")
     content: dict[str, Any] = {
         "format": FORMAT,
@@ -163,6 +165,7 @@ def check_can_be_saved(program: dspy.Module) -> None:
             ) from error
 
 
+@explained
 def load(
     path: str | Path,
     program: dspy.Module | None = None,
@@ -224,7 +227,7 @@ def read(path: str | Path) -> dict[str, Any]:
         size = os.path.getsize(path)
         if size > MAX_BYTES:
             raise ArtifactError(f"{path} has {size} bytes; a saved program has at most {MAX_BYTES}")
-        raw = local_path(path).read_bytes()
+        raw = local_path(path, "load(path").read_bytes()
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror or error}") from error
     try:

@@ -15,6 +15,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "pdr_dspy"
 ROWS: list[set[str]] = [
     {"errors"},
+    {"arguments"},
     {"settings", "runtime", "text"},
     {"prompts"},
     {"calls"},

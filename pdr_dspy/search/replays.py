@@ -27,7 +27,7 @@ class Order:
 
     def add(self, row: Row) -> None:
         """Take a run into account; one that failed does not show what would have followed."""
-        if row.error is not None:
+        if row.failure is not None:
             return
         runs = [_run_of(call) for call in row.calls]
         for place, run in enumerate(runs):

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.schedule import MAX_WIDTH, MIN_CANDIDATE_TOKENS, Schedule
 from pdr_dspy.prompts.roles import Role
@@ -449,6 +450,7 @@ _RESERVED = re.compile("monotone|fixed|axes|axes_from|width_.*|(.*_)?(instructio
 """Fields of a space that are not axes, and names of its other parameters."""
 
 
+@explained
 def axis(
     name: str,
     *,
