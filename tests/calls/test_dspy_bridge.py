@@ -30,7 +30,6 @@ from tests.support.solver import engine
 
 @pytest.fixture
 def memory_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "true")  # DSPy looks prices up
     cache = Cache(enable_disk_cache=False, enable_memory_cache=True, disk_cache_dir=None)
     monkeypatch.setitem(vars(dspy), "cache", cache)
 
@@ -42,7 +41,7 @@ def hosted(server: MockServer, **settings: Any) -> dspy.LM:
 
 
 @pytest.mark.usefixtures("memory_cache")
-@pytest.mark.parametrize("engine_name", ["auto", "litellm"])
+@pytest.mark.parametrize("engine_name", ["auto", pytest.param("litellm", marks=pytest.mark.slow)])
 def test_a_reply_of_dspys_cache_is_reused_and_not_paid(engine_name: str) -> None:
     program = PDR("question -> answer: int", widths=(3, 1), distiller="random_k", k=2, draft_tokens=64)
     with MockServer(lambda body, seed: "Work.\nAnswer: 5") as server:

@@ -182,6 +182,7 @@ def test_the_first_trials_are_promising_affordable_and_unlike_each_other(
 ) -> None:
     if large:
         monkeypatch.setattr("pdr_dspy.search.proposing.samplers.ENUMERABLE", 20)
+        monkeypatch.setattr("pdr_dspy.search.proposing.samplers.DRAWS", 300)
     prior, proposer = learn([known(RISING)]), Proposer(SPACE)
     found = [one.candidate for one in proposer.expected(prior, request())]
     everything = list(SPACE.candidates())

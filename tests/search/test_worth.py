@@ -169,6 +169,7 @@ class TestStop:
         for mine, other in zip(ended.arms, whole.arms, strict=False):
             assert (mine.candidate, mine.race, mine.dropped) == (other.candidate, other.race, other.dropped)
 
+    @pytest.mark.slow
     def test_few_paid_tokens_left_make_a_trial_dearer(self) -> None:
         plenty, scarce = (
             len(searched(steep, stop="worth", price=0.02, max_tokens=tokens)[0].arms) for tokens in (10**9, 30_000)
