@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from trl.trainer.grpo_trainer import GRPOTrainer
 
 
-_CACHE = "cache" if "cache" in signature(GenerationMixin.prepare_inputs_for_generation).parameters else "past_key_values"
+_NAMES = signature(GenerationMixin.prepare_inputs_for_generation).parameters
+_CACHE = "cache" if "cache" in _NAMES else "past_key_values"
 """What transformers calls the argument: until 5.23 the latter."""
 _COPIED = (DynamicLayer, DynamicSlidingWindowLayer)
 """Layers of a cache whose rows can be copied; the states of linear attention cannot."""
@@ -190,8 +191,11 @@ class TrainerPolicy:
         ]
 
     def _read(self, model: Any, prompts: list[list[int]], ids: Tensor, mask: Tensor) -> dict[str, Any]:
-        """For `generate`: the cache of all prompt tokens but the last, if that saves reading. The samples of a group
-        and the drafts of an episode have one prompt, which is read once and its keys and values copied."""
+        """For `generate`: the cache of all prompt tokens but the last, if that saves reading.
+
+        The samples of a group and the drafts of an episode have one prompt, which is read once and its keys and values
+        copied.
+        """
         number: dict[tuple[int, ...], int] = {}
         row = [number.setdefault(tuple(prompt), len(number)) for prompt in prompts]
         special = cast(Any, self._trainer.args).cache_implementation is not None
@@ -204,7 +208,8 @@ class TrainerPolicy:
         first = torch.tensor([row.index(place) for place in range(len(number))], device=ids.device)
         seen = mask[first, :-1]
         places = (seen.cumsum(-1) - 1).clamp(min=0)
-        model(input_ids=ids[first, :-1], attention_mask=seen, position_ids=places, logits_to_keep=1, **{_CACHE: cache})
+        decoder = model.get_decoder()  # no token is drawn here, so that no logits are needed
+        decoder(input_ids=ids[first, :-1], attention_mask=seen, position_ids=places, **{_CACHE: cache})
         cache.batch_select_indices(torch.tensor(row, device=ids.device))
         return {_CACHE: cache}
 
