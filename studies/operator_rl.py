@@ -109,6 +109,8 @@ class Plan:
     """Prompts of a step."""
     rows: int = 10
     """Trained calls of a prompt."""
+    rows_per_pass: int = 20
+    """Rows of one forward and backward pass, which memory limits."""
     learning_rate: float = 1e-4
     rank: int = 16
     seeds: int = 3
@@ -266,7 +268,7 @@ def run(plan: Plan, folder: Path, model: str, arm: str, seed: int) -> Iterator[t
                 steps=steps,
                 groups=plan.groups,
                 rows=plan.rows,
-                rows_per_pass=plan.groups * plan.rows,
+                rows_per_pass=plan.rows_per_pass,
                 learning_rate=plan.learning_rate,
                 warmup=10,
                 operator_share=of.share,
