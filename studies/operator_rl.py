@@ -282,10 +282,9 @@ def run(plan: Plan, folder: Path, model: str, arm: str, seed: int) -> Iterator[t
             spend(place, time.process_time() - began)
             gc.collect()
         log = [line for line in read_log(place / "log.jsonl") if line["step"] <= steps]
-        total = {
-            name: int(sum(line[f"sampled/{name}"] for line in log)) for name in ("calls", "tokens", "prompt_tokens")
-        }
-        about = trained.About(arm, seed, steps, *total.values(), spent(place))
+        figures = ("sampled/calls", "sampled/tokens", "sampled/prompt_tokens")
+        calls, sampled, read = (int(sum(line[name] for line in log)) for name in figures)
+        about = trained.About(arm, seed, steps, calls, sampled, read, spent(place))
         yield measured(plan, kept, model, place / "adapter", about)
 
 

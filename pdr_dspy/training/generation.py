@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from trl.trainer.grpo_trainer import GRPOTrainer
 
 
-_NAMES = signature(GenerationMixin.prepare_inputs_for_generation).parameters
+_NAMES = signature(cast(Any, GenerationMixin).prepare_inputs_for_generation).parameters
 _CACHE = "cache" if "cache" in _NAMES else "past_key_values"
 """What transformers calls the argument: until 5.23 the latter."""
 _COPIED = (DynamicLayer, DynamicSlidingWindowLayer)
