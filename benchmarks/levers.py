@@ -30,7 +30,7 @@ from benchmarks.searchers import ours
 from benchmarks.texts import Writer
 from pdr_dspy.evaluation.statistics import mean_interval
 from pdr_dspy.search.proposing.samplers import Proposer
-from pdr_dspy.search.racing.plan import Proposed, Tried
+from pdr_dspy.search.racing.requests import Proposed, Tried
 from pdr_dspy.search.settings import Final, Instructions, Race
 from pdr_dspy.search.space.candidate import Candidate
 

@@ -18,7 +18,8 @@ import numpy as np
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing import surrogate
-from pdr_dspy.search.racing.plan import Plan, Proposed, Tried
+from pdr_dspy.search.racing.plan import Plan
+from pdr_dspy.search.racing.requests import Proposed, Tried
 from pdr_dspy.search.racing.surrogate import Array
 from pdr_dspy.search.space.candidate import Candidate, joint
 from pdr_dspy.search.space.space import Space
@@ -62,7 +63,7 @@ class Moves(Proposer):
         """Changes of one operator of the best program within the limits that ran all questions; none without one."""
         arms, limits = self.plan.arms, self.limits
         complete = max((len(arm.race) for arm in arms), default=0)
-        whole = [arm for arm in self.plan.best(arms) if len(arm.race) == complete and limits.allow(arm)]
+        whole = [arm for arm in self.plan.standing.best(arms) if len(arm.race) == complete and limits.allow(arm)]
         if not whole or not most:
             return []
         best = whole[0].candidate
@@ -124,7 +125,7 @@ class _Mutated:
 def _chosen(plan: Plan, new: Sequence[Candidate], most: int) -> list[int]:
     """The places of the new candidates with the highest expected improvement, one after the other: each as if the
     others before it were measured as expected."""
-    surface, count = plan.surface(), len(plan.arms)
+    surface, count = plan.standing.surface(), len(plan.arms)
     values, noise = surface.adjusted, surface.noise**2
     apart = surrogate.together([*(arm.candidate for arm in plan.arms), *new])
     weights = [

@@ -20,9 +20,11 @@ from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.candidates import families_of
 from pdr_dspy.search.proposing import written_instructions
 from pdr_dspy.search.proposing.samplers import Proposer
+from pdr_dspy.search.racing.arms import Found
 from pdr_dspy.search.racing.cost_model import SLACK
 from pdr_dspy.search.racing.pareto import Limits
-from pdr_dspy.search.racing.plan import Cell, Found, Measure, Plan, Propose, Proposed, Stage, Tried, Write
+from pdr_dspy.search.racing.plan import Plan
+from pdr_dspy.search.racing.requests import Cell, Measure, Propose, Proposed, Stage, Tried, Write
 from pdr_dspy.search.replays import contained, replays
 from pdr_dspy.search.settings import Confirm, SearchSettings
 from pdr_dspy.search.space.candidate import Candidate, joint
@@ -174,8 +176,8 @@ def run_seed(request: Measure, repeat: int) -> int:
 def best_of(plan: Plan) -> tuple[Candidate, float] | None:
     """The best program that ran the whole race within the limits, and its estimate."""
     whole = [arm for arm in plan.arms if arm.dropped is None and len(arm.race) == len(plan.order)]
-    ordered = plan.best(whole)
-    return (ordered[0].candidate, plan.estimates()[ordered[0].number][0]) if ordered else None
+    ordered = plan.standing.best(whole)
+    return (ordered[0].candidate, plan.standing.estimates()[ordered[0].number][0]) if ordered else None
 
 
 class Prices:

@@ -42,7 +42,7 @@ from benchmarks.texts import read_text
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.prompts import render, roles
 from pdr_dspy.prompts.roles import Role
-from pdr_dspy.search.space.space import Candidate
+from pdr_dspy.search.space.candidate import Candidate
 from pdr_dspy.testing import Completion, ScriptedRequest, count_words
 
 TASK = "question -> answer"

@@ -20,7 +20,7 @@ from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.proposing import written_instructions
 from pdr_dspy.search.proposing.instructions import Proposal, Proposals
 from pdr_dspy.search.racing.pareto import Limits
-from pdr_dspy.search.racing.plan import Propose, Proposed, Write
+from pdr_dspy.search.racing.requests import Propose, Proposed, Write
 from pdr_dspy.search.space.candidate import Candidate
 from pdr_dspy.search.space.spaces import AnySpace
 

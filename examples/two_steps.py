@@ -41,7 +41,7 @@ def main():
     examples = [dspy.Example(message=text, category=category).with_inputs("message") for text, category in MESSAGES]
     report = evaluate(Sorter(), examples, lambda example, prediction: prediction.category == example.category)
     for row in report.rows:
-        print(f"{row.score:.0f} {row.answer} {len(row.calls)} calls")
+        print(f"{row.score:.0f} {row.answer} {row.sent} calls")
     print(f"score {report.score:.2f}, {report.total:.0f} tokens a message")
 
 

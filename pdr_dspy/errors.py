@@ -2,6 +2,7 @@
 
     PDRError
     ├── ConfigError (ValueError)      an argument, a schedule or a signature cannot work as given
+    │   ├── WrongCall (TypeError)     a call names an argument that there is not, lacks one, or has too many
     │   ├── MissingExtra              an optional dependency is not installed; the message has the install line
     │   └── NoSandbox                 this machine cannot isolate a program that a model wrote; no program was run
     ├── DataError (ValueError)        a data set, an example or a field of an example is not usable
@@ -9,7 +10,7 @@
     │   ├── ServerStartError          a server could not be started; the message ends with the tail of its log
     │   └── EndpointError             a server does not answer, is not OpenAI-compatible, or lacks the model
     ├── WeightsError                  weights could not be found, downloaded or verified
-    ├── RoundFailed                   every draft of a round failed; carries the ledger of what was spent
+    ├── RoundFailed                   every draft of a round failed, and none before has an answer; carries the ledger
     ├── DeadlinePassed                the session's deadline passed before the first round; carries the ledger
     ├── BudgetTooSmall (ConfigError)  not even the first stage fits the given budget
     ├── PromptTooLong (ConfigError)   prompt, kappa and caps do not fit the model's context
@@ -30,6 +31,10 @@ class PDRError(Exception):
 
 class ConfigError(PDRError, ValueError):
     """An argument, a schedule or a signature cannot work as given."""
+
+
+class WrongCall(ConfigError, TypeError):
+    """A call names an argument that there is not, lacks one, or has too many; the message says what was meant."""
 
 
 class MissingExtra(ConfigError):

@@ -5,17 +5,14 @@ The check is P(yes) of the same model when it is asked whether an answer is righ
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from pdr_dspy.cli.ending import resuming
-from pdr_dspy.cli.model_option import DEFAULT
 from pdr_dspy.operators import Operator
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.verifiers.checks import JudgeCheck
 from programs import arithmetic
-from studies.study import ApiBase, Embedded, LinesOnly, RunDir, Study, eight_drafts, go
+from studies.command import command
+from studies.study import Study, eight_drafts
 
 BASE = Schedule(widths=(1,), kappa=384, draft_tokens=128, refine_tokens=128, temperature=0.8)
 LIMIT = 40
@@ -36,17 +33,7 @@ def study(limit: int = LIMIT, seed: int = 0) -> Study:
     return Study("arithmetic", programs(), arithmetic.data("test", limit=limit, seed=seed), arithmetic.verifier())
 
 
-@resuming
-def main(
-    limit: Annotated[int, typer.Option(help="Sums, at most 100.")] = LIMIT,
-    embedded: Embedded = DEFAULT,
-    api_base: ApiBase = None,
-    run_dir: RunDir = None,
-    lines_only: LinesOnly = False,
-) -> None:
-    """Run what is missing of the study, and write its lines to studies/rows."""
-    go(study(limit), embedded, api_base, run_dir, lines_only=lines_only)
-
+main = command(study, limit=LIMIT, questions="Sums, at most 100")
 
 if __name__ == "__main__":
     typer.run(main)

@@ -5,18 +5,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
 from pdr_dspy import datasets
-from pdr_dspy.cli.ending import resuming
-from pdr_dspy.cli.model_option import DEFAULT
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators import Operator
 from pdr_dspy.operators.schedule import Schedule
 from programs import countdown
-from studies.study import ApiBase, Embedded, LinesOnly, RunDir, Study, eight_drafts, go, go_pilots, pilot
+from studies.command import command_with_kinds
+from studies.study import Study, eight_drafts
 
 BASE = Schedule(widths=(1,), kappa=512, draft_tokens=128, refine_tokens=128, temperature=0.8)
 LEVELS = {
@@ -46,23 +43,7 @@ def study(limit: int = LIMIT, level: str = LEVEL, seed: int = 0) -> Study:
     return Study("countdown", programs(), puzzles, countdown.verifier())
 
 
-@resuming
-def main(
-    limit: Annotated[int, typer.Option(help="Puzzles.")] = LIMIT,
-    level: Annotated[str, typer.Option(help=f"One of {', '.join(LEVELS)}.")] = LEVEL,
-    run_pilot: Annotated[bool, typer.Option("--pilot", help="Choose the level: ten puzzles of each.")] = False,
-    embedded: Embedded = DEFAULT,
-    api_base: ApiBase = None,
-    run_dir: RunDir = None,
-    lines_only: LinesOnly = False,
-) -> None:
-    """Run what is missing of the study, and write its lines to studies/rows."""
-    if run_pilot:
-        pilots = {name: pilot(study(10, name, seed=1), name) for name in LEVELS}
-        go_pilots(pilots, embedded, api_base, run_dir, lines_only=lines_only)
-    else:
-        go(study(limit, level), embedded, api_base, run_dir, lines_only=lines_only)
-
+main = command_with_kinds(study, LEVELS, option="level", kind=LEVEL, limit=LIMIT, questions="Puzzles")
 
 if __name__ == "__main__":
     typer.run(main)

@@ -10,17 +10,16 @@ from itertools import combinations, product
 from math import prod
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import typer
 
-from pdr_dspy.cli.ending import resuming
-from pdr_dspy.cli.model_option import DEFAULT
 from pdr_dspy.evaluation.statistics import Interval, paired
 from pdr_dspy.operators import Operator
 from pdr_dspy.operators.schedule import Schedule
 from programs import arithmetic
-from studies.study import ApiBase, Embedded, Line, LinesOnly, RunDir, Study, go, read_lines
+from studies.command import command
+from studies.study import Line, Study, read_lines
 
 NAME = "distillers"
 BASE = Schedule(widths=(1,), kappa=384, draft_tokens=128, refine_tokens=128, temperature=0.8)
@@ -194,17 +193,7 @@ def write(rows: Path, out: Path) -> Path | None:
     return path
 
 
-@resuming
-def main(
-    limit: Annotated[int, typer.Option(help="Sums, at most 100.")] = LIMIT,
-    embedded: Embedded = DEFAULT,
-    api_base: ApiBase = None,
-    run_dir: RunDir = None,
-    lines_only: LinesOnly = False,
-) -> None:
-    """Run what is missing of the study, and write its lines to studies/rows."""
-    go(study(limit), embedded, api_base, run_dir, lines_only=lines_only)
-
+main = command(study, limit=LIMIT, questions="Sums, at most 100")
 
 if __name__ == "__main__":
     typer.run(main)

@@ -5,19 +5,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import dspy
 import typer
 
 from pdr_dspy import datasets
-from pdr_dspy.cli.ending import resuming
-from pdr_dspy.cli.model_option import DEFAULT
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators import Operator
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.verifiers import ExactVerifier
-from studies.study import ApiBase, Embedded, LinesOnly, RunDir, Study, go, go_pilots, pilot
+from studies.command import command_with_kinds
+from studies.study import Study
 
 BASE = Schedule(widths=(1,), kappa=384, draft_tokens=128, refine_tokens=128, temperature=0.8)
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -60,23 +59,7 @@ def study(limit: int = LIMIT, kind: str = KIND, seed: int = 0) -> Study:
     return Study("extraction", programs(), texts, ExactVerifier(ignore_case=True))
 
 
-@resuming
-def main(
-    limit: Annotated[int, typer.Option(help="Texts.")] = LIMIT,
-    kind: Annotated[str, typer.Option(help=f"One of {', '.join(KINDS)}.")] = KIND,
-    run_pilot: Annotated[bool, typer.Option("--pilot", help="Choose the kind: ten texts of each.")] = False,
-    embedded: Embedded = DEFAULT,
-    api_base: ApiBase = None,
-    run_dir: RunDir = None,
-    lines_only: LinesOnly = False,
-) -> None:
-    """Run what is missing of the study, and write its lines to studies/rows."""
-    if run_pilot:
-        pilots = {name: pilot(study(10, name, seed=1), name) for name in KINDS}
-        go_pilots(pilots, embedded, api_base, run_dir, lines_only=lines_only)
-    else:
-        go(study(limit, kind), embedded, api_base, run_dir, lines_only=lines_only)
-
+main = command_with_kinds(study, KINDS, option="kind", kind=KIND, limit=LIMIT, questions="Texts")
 
 if __name__ == "__main__":
     typer.run(main)

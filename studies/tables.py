@@ -85,7 +85,7 @@ def unit_of(rows: Sequence[Row]) -> Unit:
     for arm, row in enumerate(rows):
         made = []
         for number, call in enumerate(row.calls):
-            if call.cancelled and call.reused:
+            if not call.sent or (call.cancelled and call.reused):
                 continue  # a replay leaves it out again
             key = (call.key or f"{arm}/{number}") + "/cancelled" * call.cancelled
             made.append(places.setdefault(key, len(places)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from tests.support.solver import engine
 settings.register_profile("tests", deadline=None, derandomize=True)  # the same examples in every run
 settings.load_profile("tests")
 
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else its import asks the network for prices
+
 SLOW_FILE = re.compile(r"^pytestmark = .*\bpytest\.mark\.slow\b", re.MULTILINE)
 
 
@@ -25,6 +28,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if "not slow" not in str(config.getoption("markexpr")) or collection_path.suffix != ".py":
         return None
     return True if SLOW_FILE.search(collection_path.read_text(encoding="utf-8")) else None
+
+
+def pytest_collection_finish() -> None:
+    """Leave modules and tests out of garbage collections: they live as long as the process."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

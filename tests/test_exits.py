@@ -14,6 +14,7 @@ from pdr_dspy.evaluation import calibrate, evaluate
 from pdr_dspy.operators import PDR, BestOfN, LongCoT, distiller
 from pdr_dspy.operators.distillers import DISTILLERS, Distilled, DistillerInput
 from pdr_dspy.operators.outcome import Stop
+from pdr_dspy.search import feedback
 from pdr_dspy.testing import scripted_lm
 from pdr_dspy.verifiers import ExactVerifier
 from pdr_dspy.verifiers.base import Score
@@ -289,3 +290,40 @@ def test_a_calibration_with_a_check_that_ends_raises_its_error(make: Callable[[E
     ):
         calibrate(make(leaves), program, examples(), ExactVerifier())
     assert_alive()
+
+
+# ------------------------------------------------------------------------------- verifiers called in the user's thread
+
+
+@async_endings
+@pytest.mark.parametrize("make", [Graded, Awaited, metric])
+def test_a_metric_for_gepa_that_ends_raises_as_one(make: Callable[[Ending], Any], ending: Ending, said: str) -> None:
+    """DSPy counts an exception of a metric as a failed example."""
+    told = feedback(make(ending))
+    good, bad, _ = examples()
+    assert told(good, dspy.Prediction(answer="a")).score == 1
+    with pytest.raises(RuntimeError, match=rf"the verifier .* raised {said}"):
+        told(bad, dspy.Prediction(answer="a"))
+
+
+class Gold(Graded):
+    """It ends where gold answers are checked."""
+
+    def check_gold(self, example: dspy.Example) -> None:
+        if example.question == "bad":
+            self.ending()
+
+
+@async_endings
+def test_a_verifier_that_ends_on_a_gold_answer_is_an_error(ending: Ending, said: str) -> None:
+    with (
+        dspy.context(lm=scripted_lm(lambda request: "Answer: a")),
+        pytest.raises(RuntimeError, match=rf"`check_gold` of the verifier .* raised {said}"),
+    ):
+        evaluate(LongCoT(QA, draft_tokens=60), examples(), Gold(ending))
+    assert_alive()
+
+
+def test_an_interrupt_in_a_verifier_is_one() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        feedback(Graded(interrupts))(examples()[1], dspy.Prediction(answer="a"))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +16,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "pdr_dspy"
 ROWS: list[set[str]] = [
     {"errors"},
+    {"arguments"},
     {"settings", "runtime", "text"},
     {"prompts"},
     {"calls"},
@@ -48,9 +51,14 @@ def unit(module: str) -> str:
 MODULES = {module_of(path): path for path in FILES}
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports(path: Path) -> Iterator[str]:
     """Modules of this package that a file imports, wherever in the file it does, for types too."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "pdr_dspy")
         elif isinstance(node, ast.ImportFrom):
@@ -88,23 +96,29 @@ def test_there_is_no_import_cycle() -> None:
         visit(module, ())
 
 
-BRIDGE = PACKAGE / "calls" / "dspy_bridge.py"
+BRIDGE = PACKAGE / "calls" / "dspy_bridge"
 INNER = {name for name, value in vars(dspy).items() if isinstance(value, ModuleType)} - {"lm15", "threading"}
 """DSPy's own packages; `dspy.lm15` is public."""
 PRIVATE = {"_input_keys", "_engine_spec", "_async_engine_spec", "_engine_store", "_completions", "_store", "_lm_usage"}
 """Attributes of DSPy's objects that are not for others."""
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path != BRIDGE], ids=lambda path: path.stem)
+def begins_with_dspy(node: ast.expr) -> bool:
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return isinstance(node, ast.Name) and node.id == "dspy"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if BRIDGE not in path.parents], ids=lambda path: path.stem)
 def test_dspy_is_used_by_its_public_names_outside_of_the_bridge(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         used: list[str] = []
         if isinstance(node, ast.Import):
             used = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             used = [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Attribute):
-            used = [ast.unparse(node)]
+            used = [ast.unparse(node)] if begins_with_dspy(node) else []
             assert node.attr not in PRIVATE, f"line {node.lineno}: {node.attr} is DSPy's own"
         elif isinstance(node, ast.Constant):
             assert node.value not in PRIVATE, f"line {node.lineno}: {node.value} is DSPy's own"
@@ -112,13 +126,25 @@ def test_dspy_is_used_by_its_public_names_outside_of_the_bridge(path: Path) -> N
             package, _, rest = name.partition(".")
             parts = rest.split(".")
             inner = package == "dspy" and (parts[0] in INNER or any(re.match("_(?!_)", part) for part in parts))
-            assert not inner, f"line {getattr(node, 'lineno', '?')}: {name} belongs into calls/dspy_bridge.py"
+            assert not inner, f"line {getattr(node, 'lineno', '?')}: {name} belongs into calls/dspy_bridge/"
+
+
+def test_the_script_inside_a_sandbox_needs_the_standard_library_alone() -> None:
+    tree = tree_of(PACKAGE / "verifiers" / "sandbox" / "inside.py")
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    assert found
+    assert {name.partition(".")[0] for name in found} <= sys.stdlib_module_names
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_house_rules(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     assert path.stem.lstrip("_") not in FORBIDDEN_NAMES
     assert ast.get_docstring(tree), "a module says what it is"
     if path.name != "__init__.py":
@@ -136,7 +162,7 @@ def test_house_rules(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_public_functions_and_classes_say_what_they_do(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name[0] != "_":
             assert path.stem.startswith("_") or ast.get_docstring(node), f"{path.name}: {node.name} has no docstring"

@@ -151,9 +151,9 @@ def test_a_file_that_names_something_else_is_refused_even_where_it_is_trusted(
     content = json.loads(path.read_text())
     content["operators"][""]["schedule"].update(distiller="other", distiller_from=origin)
     content.pop("sha256")
-    from pdr_dspy import artifact
+    from pdr_dspy.artifact.file import digest
 
-    path.write_text(json.dumps({**content, "sha256": artifact._digest(content)}))
+    path.write_text(json.dumps({**content, "sha256": digest(content)}))
     with pytest.raises(ArtifactError, match=said):
         pdr_dspy.load(path, trusted=True)
     assert "other" not in DISTILLERS

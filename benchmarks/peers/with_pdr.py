@@ -101,7 +101,8 @@ def _program(job: Job, runner: asyncio.Runner) -> Run:
 
 def _count(outcome: Outcome, ledger: Any) -> None:
     for call in ledger.calls if ledger is not None else ():
-        outcome.add(call.usage.input, call.usage.output)
+        if call.sent:
+            outcome.add(call.usage.input, call.usage.output)
 
 
 def _evaluation(job: Job) -> Run:
@@ -118,7 +119,8 @@ def _evaluation(job: Job) -> Run:
         report = evaluate(operator, examples, NumberVerifier(), max_in_flight=job.in_flight, max_failures=10**6)
         for row in report.rows:
             for call in row.calls:
-                outcome.add(call.usage.input, call.usage.output)
+                if call.sent:
+                    outcome.add(call.usage.input, call.usage.output)
             if row.error:
                 outcome.failures[row.error.split(":")[0][:60]] += 1
             else:

@@ -7,6 +7,7 @@ from typing import Any
 import dspy
 from dspy.lm15 import Request, Response
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.errors import ConfigError
 
 NAMED = "adapter/"
@@ -28,6 +29,7 @@ class Adapter(dspy.LM):
     those of `serving.connect` do.
     """
 
+    @explained
     def __init__(self, name: str) -> None:
         if not isinstance(name, str) or not name.strip():
             raise ConfigError(f"`Adapter({name!r})` must be the name under which the server has the adapter")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from pdr_dspy.arguments import meant, shown
 from pdr_dspy.calls.account import Account
 from pdr_dspy.calls.ledger import Call, Usage
 from pdr_dspy.calls.pricing import Price
 from pdr_dspy.calls.store import Rollout, Rollouts
+from pdr_dspy.errors import ConfigError, WrongCall
+from pdr_dspy.settings import whole_number
 
 
 class _PendingOnly(Rollouts):
@@ -40,7 +44,7 @@ class Session:
     oracle: Callable[[Mapping[str, Any]], float] | None = None
     """Scores a draft's outputs; only the oracle distillers of an analysis may use it."""
     on_call: Callable[[Call], None] | None = None
-    """Called after every call, in the thread that runs the calls."""
+    """Called after every call that was sent, in the thread that runs the calls."""
     serves: Mapping[int, Any] = field(default_factory=dict)
     """The LM that a schedule chose for a predictor, by the predictor's `id`: it takes precedence over its own."""
     prices: Mapping[int | str, Price] = field(default_factory=dict)
@@ -53,6 +57,9 @@ class Session:
     for replayed calls. For displays: only the ledger has the cost of calls that fail or are cancelled."""
     on_failed_check: Callable[[str, str], None] | None = None
     """Called with the check's name and the reason for each draft that a check failed on; None logs one line a run."""
+    on_failed_round: Callable[[str], None] | None = None
+    """Called with the reason when every draft of a later round failed and the program answers from the rounds before
+    it; None logs it."""
     on_progress: Callable[[Any], None] | None = None
     """Called with a `pdr_dspy.operators.Progress` as a program advances, in the thread that runs the calls."""
     deadline: float | None = None
@@ -89,8 +96,10 @@ def run_of(operator: Any) -> AbstractContextManager[Any]:
 def session(**changes: Any) -> Iterator[Session]:
     """Run calls with some fields of the session changed, in this context and the tasks started from it.
 
-    With `store=None` no completion is kept.
+    With `store=None` no completion is kept. Raises ConfigError for a field that there is not, and for a seed, a store
+    or a deadline of another kind.
     """
+    _check(changes)
     if changes.get("store", ...) is None:
         changes["store"] = _PendingOnly()
     if "in_flight" in changes:
@@ -103,3 +112,25 @@ def session(**changes: Any) -> Iterator[Session]:
         yield changed
     finally:
         _SESSION.reset(token)
+
+
+_FIELDS = tuple(one.name for one in fields(Session))
+
+
+def _check(changes: Mapping[str, Any]) -> None:
+    """Raise ConfigError for changes of a session that cannot be made."""
+    for name, value in changes.items():
+        if name not in _FIELDS:
+            raise WrongCall(f"`session({name}={shown(value)})`: there is no `{name}`; {meant(name, _FIELDS)}")
+        if name == "seed":
+            whole_number("session(", name, value, least=None)
+        elif name == "store" and not (value is None or isinstance(value, Rollouts)):
+            raise ConfigError(f"`session(store={shown(value)})` must be `Rollouts(folder)`, or None to keep nothing")
+        elif name == "deadline" and not (value is None or _is_a_time(value)):
+            raise ConfigError(
+                f"`session(deadline={shown(value)})` must be a time of `time.monotonic()`, in seconds, or None"
+            )
+
+
+def _is_a_time(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)

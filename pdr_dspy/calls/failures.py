@@ -18,7 +18,7 @@ class CallError(PDRError):
 
 
 class RoundFailed(PDRError):
-    """Every draft of a round failed."""
+    """Every draft of a round failed, and no earlier round has an answer."""
 
     def __init__(self, message: str, ledger: Ledger) -> None:
         super().__init__(message)

@@ -113,7 +113,8 @@ class Call(BaseModel):
     """In a round that may end before all its drafts have finished (`Schedule.quorum`, `Schedule.agree`): whether the
     round continued with this draft or left it, finished or cancelled. Empty for every other call."""
     tries: int = 1
-    """How often the request was sent, the last time included; each sibling that shared a request has its tries."""
+    """How often the request was sent, the last time included; each sibling that shared a request has its tries. 0 for a
+    cancelled call that was never sent."""
     unsettled: int = 0
     """Tries that the server may have served and counted although the reply was lost: a connection lost after sending, a
     timeout, a 5xx other than 503. `usage` does not include them."""
@@ -138,8 +139,15 @@ class Call(BaseModel):
 
     @property
     def cancelled(self) -> bool:
-        """Whether its round ended while the call still ran."""
+        """Whether its round ended while the call still ran, or before it was sent."""
         return self.finish == "cancelled"
+
+    @property
+    def sent(self) -> bool:
+        """Whether it was requested, now or when its completion was stored. False for a draft that its round did not
+        need and never requested, such as those of a wave that never began: it is on the ledger, for those who need all
+        drafts of a round, and in no count of calls."""
+        return not self.cancelled or self.tries > 0
 
     @property
     def tokens(self) -> int:
@@ -161,13 +169,15 @@ class Ledger(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     calls: tuple[Call, ...] = ()
+    """Those that were sent, and drafts that their round did not need and never requested (`Call.sent`)."""
 
     def __add__(self, other: Ledger | Iterable[Call]) -> Ledger:
         more = other.calls if isinstance(other, Ledger) else tuple(other)
         return Ledger(calls=self.calls + more)
 
     def __len__(self) -> int:
-        return len(self.calls)
+        """How many calls were sent."""
+        return sum(call.sent for call in self.calls)
 
     def __repr__(self) -> str:
         notes = [f"{self.failed} failed"] if self.failed else []
@@ -262,7 +272,7 @@ class Ledger(BaseModel):
     @property
     def cancelled(self) -> int:
         """How many calls were cancelled because their round had ended."""
-        return sum(call.cancelled for call in self.calls)
+        return sum(call.cancelled and call.sent for call in self.calls)
 
     @property
     def truncated(self) -> int:
@@ -272,7 +282,7 @@ class Ledger(BaseModel):
     @property
     def reused(self) -> int:
         """How many calls were replayed from the store."""
-        return sum(call.reused for call in self.calls)
+        return sum(call.reused and call.sent for call in self.calls)
 
     @property
     def exact(self) -> bool:

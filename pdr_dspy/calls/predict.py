@@ -135,7 +135,8 @@ def tell(predictor: dspy.Predict, inputs: Mapping[str, Any], reply: Reply, now: 
     that the model wrote freely. Fallback requests are in no trace: optimizers train on traces."""
     if now.on_call is not None:
         for call in reply.calls:
-            now.on_call(call)
+            if call.sent:
+                now.on_call(call)
     trace = dspy.settings.trace
     if any(call.part == JSON_PART for call in reply.calls):
         return

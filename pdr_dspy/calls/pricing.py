@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Self
 
 import dspy
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.errors import ConfigError
 
 
@@ -25,6 +26,7 @@ class Price(NamedTuple):
     """Price of a generated token."""
 
 
+@explained
 @dataclass(frozen=True)
 class Priced:
     """A model with its prices per token.

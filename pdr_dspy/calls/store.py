@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.calls.ledger import FormatFate, Usage
 from pdr_dspy.calls.segment_file import VERSION
 from pdr_dspy.calls.segments import Segments
@@ -104,6 +105,7 @@ class Rollouts:
     keeps = True
     """Whether completions can be looked up again."""
 
+    @explained
     def __init__(self, storage: str | Path | None = None, *, patience: float = postgres.PATIENCE) -> None:
         """Open or create the store.
 
@@ -129,7 +131,7 @@ class Rollouts:
                 f'`Rollouts({postgres.shown(str(storage))!r})`: give a folder, or "postgresql://user@host/database"'
             )
         elif storage is not None:
-            self.folder = local_path(storage)
+            self.folder = local_path(storage, "Rollouts(storage")
             self._place = Segments(self.folder, _key_of)
         self._records: dict[str, Rollout] = {}
         """Completions held in memory only: all of them, or those that could not be written."""

@@ -136,7 +136,7 @@ def _round(
 def _with_figures(
     tracer: Tracer, name: str, attributes: dict[str, Any], ledger: Callable[[], Ledger]
 ) -> Iterator[Span]:
-    before = len(ledger())
+    before = len(ledger().calls)
     with tracer.start_as_current_span(name, attributes=attributes) as span:
         try:
             yield span

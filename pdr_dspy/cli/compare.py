@@ -184,7 +184,7 @@ def rounds_for(probe: Report, tokens: float) -> int:
     """How many rounds of SR cost about `tokens`, from the costs of its first and its later rounds in `probe`; of SR at
     each operator, if there are several."""
     made = [row.calls for row in probe.rows if row.calls]
-    calls = [call for own in made for call in own]
+    calls = [call for own in made for call in own if call.sent]
     first = _per_turn([call for call in calls if call.phase is Phase.DRAFT])
     later = _per_turn([call for call in calls if call.phase is not Phase.DRAFT])
     if not first or not later:
@@ -271,6 +271,7 @@ def _plainly(program: dspy.Module, **shape: Any) -> dspy.Module:
     """The program with a schedule of this shape at each operator, without a check unless the shape names one; an
     operator that lacks that check makes one pass."""
     plain = {"distiller": "last", "critique": False, "final": "refine", "check": None, "keep": False, "stop_at": None}
+    plain |= {"first_wave": None, "next_wave": None}  # they need `stop_at` or `agree`, and a wide round
 
     def changed(_: str, operator: Operator) -> Operator:
         own = shape if shape.get("check") in (None, *operator.checks) else {"widths": (1,)}

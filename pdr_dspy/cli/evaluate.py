@@ -209,7 +209,7 @@ def evaluate(job: Job, *, as_json: bool, display: Display) -> None:
     display.say(f"rows: {job.run_dir / 'rows.jsonl'}")
     for failed in failures_in_words(report.rows):
         display.say(failed)
-    if report.failed:
+    if report.failed or report.failed_rounds:
         display.say("the same command tries failed rows again")
         raise typer.Exit(1)
 
@@ -230,6 +230,7 @@ def summarise(report: Report) -> dict[str, Any]:
         "reused": report.reused,
         "rows": len(report.rows),
         "failed": report.failed,
+        "failed_rounds": report.failed_rounds,
         "unchecked": report.unchecked,
         "damaged": report.damaged,
         "truncated": row.truncated,

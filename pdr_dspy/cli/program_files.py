@@ -27,7 +27,7 @@ from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.operators.strategies import PDR
 from pdr_dspy.runtime.atomic_write import local_path
-from pdr_dspy.search.space.space import larger
+from pdr_dspy.search.space.schedules import larger
 from pdr_dspy.verifiers import Verifier, as_verifier
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import dspy
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.datasets.columns import examples_for
 from pdr_dspy.datasets.examples import examples_of
 from pdr_dspy.datasets.files import FILE_KINDS, read_file
@@ -50,6 +51,7 @@ DATASETS: Registry[Dataset] = Registry(
 Read = Callable[[str], Iterable[Row]]
 
 
+@explained
 def dataset(
     name: str,
     *,
@@ -116,6 +118,7 @@ def dataset(
     return register
 
 
+@explained
 def load(
     name: str | Path,
     *,

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdr_dspy import calls
+from pdr_dspy.arguments import explained
 from pdr_dspy.calls.failures import CallError
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.evaluation.evaluator import ids_of
@@ -23,9 +24,10 @@ from pdr_dspy.evaluation.records import Row
 from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.evaluation.statistics import Interval, resamples, wilson
 from pdr_dspy.runtime import event_loop
-from pdr_dspy.runtime.raised_by import contained, raised_by
-from pdr_dspy.verifiers.base import RIGHT, Metric, Verifier
-from pdr_dspy.verifiers.checks import AsyncCheck, CalibratedCheck, Calibration, as_check
+from pdr_dspy.runtime.raised_by import raised_by
+from pdr_dspy.settings import whole_number
+from pdr_dspy.verifiers.base import RIGHT, Metric, Verifier, named, verdict
+from pdr_dspy.verifiers.checks import AsyncCheck, CalibratedCheck, Calibration, as_check, checked, checked_together
 from pdr_dspy.verifiers.function import as_verifier
 
 _DRAWS = 2000
@@ -45,6 +47,7 @@ class Judged(NamedTuple):
     right: bool
 
 
+@explained
 def calibrate(
     check: AsyncCheck | str | Callable[..., Any],
     program: dspy.Module,
@@ -82,6 +85,7 @@ def calibrate(
     )
 
 
+@explained
 async def acalibrate(
     check: AsyncCheck | str | Callable[..., Any],
     program: dspy.Module,
@@ -130,8 +134,7 @@ async def _judged(
     if not n_questions:
         return []
     if hasattr(check, "acheck_all"):
-        with contained("the check"):
-            scores = list(await check.acheck_all(inputs, n_questions))
+        scores = await checked_together(check, inputs, n_questions)
     else:
         scores = await calls.together([_scored(check, inputs, one) for one in n_questions])
     known = dict(zip(distinct, scores, strict=True))
@@ -143,17 +146,19 @@ async def _judged(
             raise score
         value = None if isinstance(score, Exception) else float(score)
         answer = dspy.Prediction(**{key: text for key, text in draft.items() if key != "solution"} or draft)
-        with raised_by(f"the verifier {verifier!r}"):
-            verdict = await averify(example, answer) if averify else await asyncio.to_thread(verifier, example, answer)
-        rows.append(Judged(name, value, bool(verdict >= RIGHT)))
+        if averify is None:
+            found = await asyncio.to_thread(verdict, verifier, example, answer)
+        else:
+            with raised_by(named(verifier)):
+                found = await averify(example, answer)
+        rows.append(Judged(name, value, bool(found >= RIGHT)))
     return rows
 
 
 async def _scored(check: AsyncCheck, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:
     try:
-        with contained("the check"):
-            return await check.acheck(inputs, outputs)
-    except (CallError, DataError) as error:
+        return await checked(check, inputs, outputs)
+    except (CallError, DataError, TimeoutError) as error:
         return error
 
 
@@ -221,10 +226,10 @@ def calibration_of_rows(
 
 
 def _check_arguments(precision: float | None, folds: int) -> None:
-    if precision is not None and not 0 < precision <= 1:
+    number = isinstance(precision, (int, float)) and not isinstance(precision, bool)
+    if precision is not None and not (number and 0 < precision <= 1):
         raise ConfigError(f"`calibrate(precision={precision!r})` must be in (0, 1], or None")
-    if folds < 2:
-        raise ConfigError(f"`calibrate(folds={folds!r})` must be at least 2")
+    whole_number("calibrate(", "folds", folds, least=2)
 
 
 def _passing(scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import dspy
 
 from pdr_dspy import calls
+from pdr_dspy.arguments import explained, shown
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.dspy_bridge import inputs_marked
 from pdr_dspy.calls.store import Rollouts, address
@@ -36,13 +37,15 @@ from pdr_dspy.prompts.content import distinct_text
 from pdr_dspy.prompts.roles import needed_inputs
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.runtime.atomic_write import local_path
+from pdr_dspy.runtime.raised_by import contained
 from pdr_dspy.settings import whole_number
-from pdr_dspy.verifiers.base import Metric, Verifier
+from pdr_dspy.verifiers.base import Metric, Verifier, named
 from pdr_dspy.verifiers.function import as_verifier, try_on_gold
 
 VERSION = 1
 
 
+@explained
 def evaluate(
     program: dspy.Module,
     examples: Sequence[dspy.Example],
@@ -113,6 +116,7 @@ def evaluate(
     )
 
 
+@explained
 async def aevaluate(
     program: dspy.Module,
     examples: Sequence[dspy.Example],
@@ -142,6 +146,15 @@ async def aevaluate(
     verifier = as_verifier(verifier, argument="evaluate(verifier=...)")
     if budget is not None and not isinstance(budget, Budget):
         raise ConfigError(f"`evaluate(budget={budget!r})` must be a `Budget(sequential=..., total=...)` in tokens")
+    if store is not None and not isinstance(store, Rollouts):
+        raise ConfigError(f"`evaluate(store={shown(store)})` must be `Rollouts(folder)`, or None")
+    if executor is not None and not callable(getattr(executor, "rows", None)):
+        raise ConfigError(
+            f"`evaluate(executor={shown(executor)})` must be an executor, such as `RayExecutor(...)`, or None"
+        )
+    if not isinstance(name, str):
+        raise ConfigError(f"`evaluate(name={shown(name)})` must be a text")
+    folder_path = None if run_dir is None else local_path(run_dir, "evaluate(run_dir")
     ids = check_examples(program, examples, verifier)
     predictors = program.predictors()
     with calls.session(serves=served_in(program)):
@@ -152,7 +165,7 @@ async def aevaluate(
         shortest = min((inputs_of(program, example) for example in examples), key=lambda inputs: len(str(inputs)))
         await program.preflight(shortest, budget)
     config = describe(program, examples, ids, verifier, repeats=repeats, seed=seed, budget=budget, models=models)
-    folder = None if run_dir is None else RunFolder(local_path(run_dir), config)
+    folder = None if folder_path is None else RunFolder(folder_path, config)
     async with AsyncExitStack() as life:
         before: dict[tuple[str, int], Row] = {}
         if folder is not None:
@@ -207,6 +220,7 @@ def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verif
     read, ConfigError for a metric that returns no score.
     """
     verifier = as_verifier(verifier)
+    require_examples("evaluate(examples", examples)
     if not examples:
         raise DataError("`examples` is empty; there is nothing to evaluate")
     needed = needed_inputs(program.task) if isinstance(program, Operator) else ()
@@ -227,10 +241,30 @@ def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verif
                 f"{', '.join(given.keys())}. Rename it, mark it with `with_inputs`, or load the set "
                 f"with `fields={{{missing[0]!r}: ...}}`"
             )
-        verifier.check_gold(example)
+        with contained(f"`check_gold` of {named(verifier)}"):
+            verifier.check_gold(example)
     outputs = tuple(program.task.output_fields if isinstance(program, Operator) else examples[0].labels().keys())
     try_on_gold(verifier, examples[0], outputs)
     return ids
+
+
+def require_examples(argument: str, examples: Any) -> None:
+    """Raise DataError for anything but a sequence of examples.
+
+    Args:
+        argument: the call as messages show it, up to the value, such as "evaluate(examples".
+        examples: its value.
+    """
+    one = isinstance(examples, dspy.Example)
+    if one or isinstance(examples, (str, bytes, Mapping)) or not hasattr(examples, "__getitem__"):
+        remedy = "put the example into a list" if one else "`pdr_dspy.datasets.load(name)` returns one"
+        raise DataError(f"`{argument}={shown(examples)})` must be a list of `dspy.Example`; {remedy}")
+    for place, example in enumerate(examples):
+        if not isinstance(example, dspy.Example):
+            raise DataError(
+                f"`{argument}=...)` has {shown(example)} at position {place}, which is no dspy.Example; write "
+                '`dspy.Example(question=..., answer=...).with_inputs("question")`'
+            )
 
 
 def ids_of(examples: Sequence[dspy.Example]) -> list[str]:
@@ -320,9 +354,9 @@ class _Work:
                 self.keep(lean(row.model_copy(update={"evaluation": self.identity})))
                 if (row.id, row.repeat) in self.runner.refused:
                     continue  # a question that does not fit is not a fault of the server
-                self.failures = self.failures + 1 if row.error is not None else 0
+                self.failures = self.failures + 1 if row.failure is not None else 0
                 if self.failures >= max_failures and self.stopped is None:
-                    self.stopped = f"{self.failures} rows failed in a row, the last with: {row.error}"
+                    self.stopped = f"{self.failures} rows failed in a row, the last with: {row.failure}"
 
         try:
             await calls.together(worker() for _ in range(min(workers, len(todo))))

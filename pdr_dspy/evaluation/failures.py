@@ -7,11 +7,14 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pdr_dspy.evaluation.records import Row
+from pdr_dspy.operators.outcome import Stop
 
 logger = logging.getLogger("pdr_dspy")
 
 CUT = 0.05
-"""Share of drafts cut before an answer above which it is said: a few never end, whatever their cap."""
+"""Share of drafts cut before an answer, or of rows without one in their last round, above which it is said: a few never
+end, whatever their cap."""
+FELL_BACK = str(Stop.FELL_BACK)
 
 
 class FirstFailures:
@@ -27,6 +30,12 @@ class FirstFailures:
                 "question %s failed and scores 0: %s. Further failed rows are not logged: they are counted in the "
                 "report, and `row.error` is the reason of each",
                 *(row.id, row.error),
+            )
+        if row.error is None and row.failed_rounds and self._is_first("round"):
+            logger.warning(
+                "question %s is answered without a round that failed: %s. The answer comes from the rounds before it, "
+                "and the row is run again on resume. Further ones are not logged, but counted in the report",
+                *(row.id, row.failed_rounds[0]),
             )
         for number, round_ in enumerate(row.rounds, 1):
             if round_.drafts and all(draft.cut for draft in round_.drafts) and self._is_first("cut"):
@@ -51,12 +60,25 @@ class FirstFailures:
 
 
 def failures_in_words(rows: Sequence[Row]) -> list[str]:
-    """One sentence for failed rows, one for each check that failed, with counts and the most common reason, and one for
-    drafts that ended at their cap before an answer, if they are more than a twentieth; empty if nothing failed."""
+    """One sentence for failed rows, one for answers without a round that failed, and one for each check that failed,
+    with counts and the most common reason; and if they are more than a twentieth, one for answers of an earlier round
+    because the last had none, and one for drafts that ended at their cap before an answer. Empty if nothing failed."""
     said = []
     errors = [row.error for row in rows if row.error is not None]
     if errors:
         said.append(f"{len(errors):,} of {len(rows):,} rows failed{_most_often(Counter(errors))}")
+    without = [row.failed_rounds[0] for row in rows if row.error is None and row.failed_rounds]
+    if without:
+        said.append(
+            f"{len(without):,} of {len(rows):,} rows are answered without a round that failed, from the rounds before "
+            f"it{_most_often(Counter(without))}"
+        )
+    back = sum(row.stop == FELL_BACK for row in rows)
+    if back > CUT * len(rows):
+        said.append(
+            f"{back:,} of {len(rows):,} rows are answered from an earlier round, since no answer could be read from "
+            "the last one"
+        )
     by_check: dict[str, Counter[str]] = {}
     for row in rows:
         for one in row.failed_checks:

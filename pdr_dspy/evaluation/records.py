@@ -102,13 +102,27 @@ class Row(BaseModel):
     seconds: float = 0.0
     """Wall time of the program, waiting for the bound on requests in flight included."""
     calls: tuple[Call, ...] = ()
+    """Of its ledger; `call.sent` is False for drafts that were never requested."""
     rounds: tuple[RoundRow, ...] = ()
     error: str | None = None
     """Why the program gave no answer; such a row scores 0 and is tried again on resume."""
     failed_checks: tuple[FailedCheck, ...] = ()
     """By check and reason, the drafts that the program's checks failed on."""
+    failed_rounds: tuple[str, ...] = ()
+    """Why every draft of a later round failed, for each such round: the answer comes from the rounds before it, and the
+    score is that answer's. Like a row with an error, such a row is tried again on resume."""
     evaluation: str = ""
     """A digest of the evaluation's description without its number of repeats; empty for a run of a search."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why the program did not run to its end: `error`, or the first of `failed_rounds`; None if it did."""
+        return self.error if self.error is not None else next(iter(self.failed_rounds), None)
+
+    @property
+    def sent(self) -> int:
+        """How many calls were sent."""
+        return sum(call.sent for call in self.calls)
 
     @property
     def drafts(self) -> Iterator[DraftRow]:
@@ -121,7 +135,7 @@ class Row(BaseModel):
         for name, value in (shown | {"stop": self.stop, "error": self.error}).items():
             if value is not None:
                 yield name, f"{value[:LINE]}…" if isinstance(value, str) and len(value) > LINE else value
-        yield from (("sequential", self.sequential), ("total", self.total), ("calls", len(self.calls)))
+        yield from (("sequential", self.sequential), ("total", self.total), ("calls", self.sent))
 
 
 class Report(BaseModel):
@@ -200,8 +214,8 @@ class Report(BaseModel):
 
     @property
     def calls(self) -> float:
-        """Mean number of model calls of a row."""
-        return fmean(len(row.calls) for row in self.rows) if self.rows else math.nan
+        """Mean number of model calls of a row, those that were sent."""
+        return fmean(row.sent for row in self.rows) if self.rows else math.nan
 
     @property
     def paid(self) -> int:
@@ -212,8 +226,8 @@ class Report(BaseModel):
     @property
     def reused(self) -> float:
         """Fraction of calls replayed from the store."""
-        count = sum(len(row.calls) for row in self.rows)
-        return sum(call.reused for row in self.rows for call in row.calls) / count if count else 0.0
+        count = sum(row.sent for row in self.rows)
+        return sum(call.reused for row in self.rows for call in row.calls if call.sent) / count if count else 0.0
 
     @property
     def how(self) -> dict[How, int]:
@@ -246,6 +260,12 @@ class Report(BaseModel):
         return sum(row.error is not None for row in self.rows)
 
     @property
+    def failed_rounds(self) -> int:
+        """Rows whose answer comes from the rounds before one in which every draft failed; `row.failed_rounds` has the
+        reasons."""
+        return sum(row.error is None and bool(row.failed_rounds) for row in self.rows)
+
+    @property
     def unchecked(self) -> int:
         """Drafts that a check of the program failed on; `row.failed_checks` has the reasons."""
         return sum(one.drafts for row in self.rows for one in row.failed_checks)
@@ -259,6 +279,7 @@ class Report(BaseModel):
             f"{self.name or 'program'}: score {self.score:.3f} [{low:.3f}, {high:.3f}], "
             f"B_seq {self.sequential:.0f}, B_total {self.total:.0f}, {self.calls:.1f} calls, "
             f"{len(self.rows)} rows, {self.failed} failed"
+            + (f", {self.failed_rounds} answered without a round that failed" if self.failed_rounds else "")
             + (f", {self.unchecked} drafts unchecked since their check failed" if self.unchecked else "")
             + (f", {self.cut} drafts without an answer at their cap" if self.cut else "")
         )
@@ -278,8 +299,8 @@ class RowsRead(NamedTuple):
 def scan_rows(path: Path, *, failed: bool = False) -> RowsRead:
     """Read a file of rows in blocks; a torn last line, which may still be being written, is left out.
 
-    Failed rows, which will be run again, are left out, unless `failed`: then those without a later success are
-    included. Raises OSError; a missing file has no rows.
+    Rows with a failure, which will be run again, are left out, unless `failed`: then those without a later success are
+    included, one with an answer rather than one without. Raises OSError; a missing file has no rows.
     """
     rows: dict[tuple[str, int], Row] = {}
     damaged, foreign = 0, None
@@ -293,7 +314,7 @@ def scan_rows(path: Path, *, failed: bool = False) -> RowsRead:
                 damaged += 1
                 foreign = number if foreign is None and _is_object(line) else foreign
                 continue
-            if row.error is None or (failed and (row.id, row.repeat) not in rows):
+            if row.failure is None or (failed and _says_more(row, rows.get((row.id, row.repeat)))):
                 rows[row.id, row.repeat] = lean(row)
     except FileNotFoundError:
         pass
@@ -303,7 +324,7 @@ def scan_rows(path: Path, *, failed: bool = False) -> RowsRead:
 def read_rows(path: Path, *, failed: bool = False) -> dict[tuple[str, int], Row]:
     """The finished rows of a file by (id, repeat). Unreadable lines are skipped, and a warning is logged.
 
-    Failed rows are left out, unless `failed`: then those without a later success are included. Raises OSError;
+    Rows with a failure are left out, unless `failed`: then those without a later success are included. Raises OSError;
     StoreError for a file with lines none of which is a row of this version.
     """
     read = scan_rows(path, failed=True)
@@ -311,7 +332,12 @@ def read_rows(path: Path, *, failed: bool = False) -> dict[tuple[str, int], Row]
         raise StoreError(f"{path}, line {read.foreign}, is not a row of this version; use another folder")
     if read.damaged:
         logger.warning("%s: skipped %d line%s that could not be read", path, read.damaged, "s" * (read.damaged > 1))
-    return {key: row for key, row in read.rows.items() if failed or row.error is None}
+    return {key: row for key, row in read.rows.items() if failed or row.failure is None}
+
+
+def _says_more(row: Row, known: Row | None) -> bool:
+    """Whether a row with a failure says more than the one known before: it has an answer, and that has none."""
+    return known is None or (known.error is not None and row.error is None)
 
 
 def lean(row: Row) -> Row:

@@ -28,9 +28,11 @@ from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.outcome import Stop
 from pdr_dspy.runtime.raised_by import contained, in_words, raised_by
 from pdr_dspy.text import clean
-from pdr_dspy.verifiers.base import Score, Verifier
+from pdr_dspy.verifiers.base import Score, Verifier, named, verdict
 
 T = TypeVar("T")
+_WHOLE = (Stop.DONE, Stop.CHECKED, Stop.FELL_BACK, Stop.ROUND_FAILED)
+"""Ends of a program whose answer is a complete draft."""
 
 
 class Runner:
@@ -105,6 +107,7 @@ class Runner:
         started = time.perf_counter()
         spent: list[Call] = []
         unchecked: Counter[tuple[str, str]] = Counter()
+        failed_rounds: list[str] = []
 
         def on_failed_check(check: str, reason: str) -> None:
             unchecked[check, clean(reason)] += 1
@@ -114,14 +117,15 @@ class Runner:
 
         try:
             told: dict[str, Any] = {"oracle": oracle, "on_call": spent.append, "name_of": self.naming()}
-            with calls.session(seed=seed, on_failed_check=on_failed_check, **told), dspy.track_usage() as tracker:
+            told |= {"on_failed_check": on_failed_check, "on_failed_round": failed_rounds.append}
+            with calls.session(seed=seed, **told), dspy.track_usage() as tracker:
                 prediction = await self.predict(example)
             seconds = time.perf_counter() - started
             if isinstance(self.program, Operator):
                 ledger: Ledger = prediction.ledger
             else:
                 ledger = Ledger(calls=tuple(spent)) + _tracked(tracker, spent)
-            whole = prediction.get("stop") in (Stop.DONE, Stop.CHECKED, Stop.FELL_BACK)
+            whole = prediction.get("stop") in _WHOLE
             answer = _answer(self.outputs(prediction), none=whole)
             if hasattr(self.verifier, "averify"):
                 score = await self.grade(example, prediction)
@@ -141,6 +145,7 @@ class Runner:
                 seconds=round(seconds, 4),
                 rounds=rounds,
                 failed_checks=_failed_checks(unchecked),
+                failed_rounds=tuple(clean(why) for why in failed_rounds),
                 **_costs(ledger),
             )
         except StoreError:
@@ -160,6 +165,7 @@ class Runner:
                 score=0.0,
                 error=clean(in_words(error)),
                 failed_checks=_failed_checks(unchecked),
+                failed_rounds=tuple(clean(why) for why in failed_rounds),
                 seconds=round(time.perf_counter() - started, 4),
                 **_costs(ledger),
             )
@@ -205,16 +211,16 @@ class Runner:
         if judge is None:
             return await self.in_thread(self.verdict, example, prediction)
         with raised_by(self._verifier_named):
-            return _score(await judge(example, prediction))
+            found = await judge(example, prediction)
+            return found if isinstance(found, Score) else Score(float(found))
 
     @cached_property
     def _verifier_named(self) -> str:
-        return f"the verifier {self.verifier!r}"
+        return named(self.verifier)
 
     def verdict(self, example: dspy.Example, prediction: dspy.Prediction) -> Score:
         """The score of a prediction by a verifier that is not awaited."""
-        with raised_by(self._verifier_named):
-            return _score(self.verifier(example, prediction))
+        return verdict(self.verifier, example, prediction, part=self._verifier_named)
 
     async def scores(
         self, example: dspy.Example, prediction: dspy.Prediction, answer: str | None, score: Score
@@ -311,11 +317,6 @@ def inputs_of(program: dspy.Module, example: dspy.Example) -> dict[str, Any]:
         return dict(example.inputs())
     given = example.inputs() if inputs_marked(example) else example
     return {name: given[name] for name in program.task.input_fields if name in given}
-
-
-def _score(verdict: Any) -> Score:
-    """The verdict of a verifier or a DSPy metric as a score."""
-    return verdict if isinstance(verdict, Score) else Score(float(verdict))
 
 
 def _answer(outputs: Mapping[str, Any], *, none: bool = False) -> str | None:

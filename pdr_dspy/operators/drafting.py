@@ -11,7 +11,6 @@ from typing import Any
 
 from pdr_dspy import calls
 from pdr_dspy.calls import early_stop
-from pdr_dspy.calls.failures import RoundFailed
 from pdr_dspy.calls.ledger import Phase
 from pdr_dspy.calls.predict import Reply
 from pdr_dspy.operators import consensus
@@ -47,7 +46,7 @@ def _reads(schedule: Schedule, carried: Carried, index: int) -> tuple[Role, dict
 async def sample(run: RunCalls, checks: RunChecks, number: int, stage: Stage) -> tuple[Draft, ...]:
     """Sample the drafts of a round, those with and without a workspace concurrently, and check them.
 
-    Returns the drafts that the round continues with. Raises RoundFailed if all of them failed.
+    Returns the drafts that the round continues with; `failure_of` says whether there are any to continue with.
     """
     schedule = run.question.schedule
     parts = _by_role(stage)
@@ -59,15 +58,17 @@ async def sample(run: RunCalls, checks: RunChecks, number: int, stage: Stage) ->
     run.end(call for reply in replies for call in reply.calls)
     every = [_draft(run.question, number, place, reply) for place, reply in enumerate(replies)]
     taken = [draft for draft, reply in zip(every, replies, strict=True) if reply.call.fate != "left"]
-    drafts = await checks.of_round(taken, every)
-    if all(not draft.ok for draft in drafts):
-        ((reason, _),) = Counter(draft.failure for draft in drafts).most_common(1)
-        cut = str(reason).startswith(calls.CUT_THOUGHT)
-        remedy = f"; raise `thinking_tokens={schedule.thinking_tokens}`" if cut else ""
-        raise RoundFailed(
-            f"all {len(drafts)} drafts of round {number} failed, most often with: {reason}{remedy}", run.ledger
-        )
-    return drafts
+    return await checks.of_round(taken, every)
+
+
+def failure_of(drafts: Sequence[Draft], schedule: Schedule) -> str | None:
+    """Why a round has nothing to continue with, in one sentence: all its drafts failed. None if some have a text."""
+    if any(draft.ok for draft in drafts):
+        return None
+    ((reason, _),) = Counter(draft.failure for draft in drafts).most_common(1)
+    cut = str(reason).startswith(calls.CUT_THOUGHT)
+    remedy = f"; raise `thinking_tokens={schedule.thinking_tokens}`" if cut else ""
+    return f"all {len(drafts)} drafts of round {drafts[0].round} failed, most often with: {reason}{remedy}"
 
 
 def saved(run: RunCalls, drafts: Sequence[Draft], width: int) -> int:

@@ -4,12 +4,14 @@
 
 (arXiv 2510.01123, section 3.) `drafting` makes S(r), `distilling` makes C(r), and `outcome` has the answer. Beyond the
 paper, a check may score each draft without the gold answer: its result is shown to the next round, selects the answer,
-and ends the loop once a draft passes; a budget or a deadline ends it early, and the answer comes from what is there.
+and ends the loop once a draft passes; a budget, a deadline or a round whose drafts all fail ends it early, and the
+answer comes from what is there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -19,9 +21,9 @@ import dspy
 from pdr_dspy import calls
 from pdr_dspy.calls import telemetry
 from pdr_dspy.calls.budget import Budget
-from pdr_dspy.calls.failures import DeadlinePassed
+from pdr_dspy.calls.failures import DeadlinePassed, RoundFailed
 from pdr_dspy.operators.distilling import distill
-from pdr_dspy.operators.drafting import sample, saved, stage_of
+from pdr_dspy.operators.drafting import failure_of, sample, saved, stage_of
 from pdr_dspy.operators.outcome import Outcome, Round, Stop
 from pdr_dspy.operators.progress import report
 from pdr_dspy.operators.question import Question
@@ -31,6 +33,8 @@ from pdr_dspy.operators.schedule import MAX_WIDTH, Schedule
 from pdr_dspy.operators.workspace import Carried
 from pdr_dspy.prompts.roles import Role
 from pdr_dspy.verifiers.checks import AsyncCheck as Check
+
+logger = logging.getLogger("pdr_dspy")
 
 
 async def improve(
@@ -57,7 +61,8 @@ async def improve(
     Raises:
         ConfigError: no language model is set, or the caps, kappa and the prompt do not fit the model's context.
         BudgetTooSmall: not even the first round fits the budget.
-        RoundFailed: every draft of a round failed; `error.ledger` has all calls until then.
+        RoundFailed: every draft of a round failed, and no earlier round has an answer; `error.ledger` has all calls
+            until then.
         DeadlinePassed: the session's deadline passed before there was a draft; `error.ledger` likewise.
     """
     session, question = calls.current(), Question(task, schedule, predictors, inputs)
@@ -102,8 +107,16 @@ async def _rounds(run: RunCalls, checks: RunChecks, rounds: list[Round]) -> Stop
             report(question, run.ledger, "drafting", number, width)
 
             drafts = await sample(run, checks, number, stage)  # S(r) = { s_i <- M(x, C(r-1)) }
+            failure = failure_of(drafts, schedule)
+            if failure is not None and not any(
+                draft.complete(question.fields) for one in rounds for draft in one.drafts
+            ):
+                raise RoundFailed(failure, run.ledger)
             rounds.append(Round(drafts=drafts))
             report(question, run.ledger, "drafted", number, width, drafts)
+            if failure is not None:
+                _tell_of_failure(failure)
+                return Stop.ROUND_FAILED
             if number == schedule.rounds:
                 break
             if any(draft.passes(schedule.stop_at) for draft in drafts):
@@ -120,6 +133,17 @@ async def _rounds(run: RunCalls, checks: RunChecks, rounds: list[Round]) -> Stop
             report(question, run.ledger, "ended", number, width, drafts, carried.workspaces)
             ended([workspace.text for workspace in carried.workspaces])
     return Stop.DONE
+
+
+def _tell_of_failure(failure: str) -> None:
+    """Report to the session that a later round failed, or log it."""
+    on_failed_round = calls.current().on_failed_round
+    if on_failed_round is None:
+        logger.warning(
+            "%s. The answer comes from the rounds before that (`prediction.stop` is 'round failed')", failure
+        )
+    else:
+        on_failed_round(failure)
 
 
 async def _until_deadline(run: RunCalls, checks: RunChecks, rounds: list[Round]) -> Stop:

@@ -15,6 +15,7 @@ from typing import Any, Self
 import dspy
 
 from pdr_dspy import calls
+from pdr_dspy.arguments import explained, shown
 from pdr_dspy.calls.adapter import Adapter
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.dspy_bridge import Parameter, stream_from_thread
@@ -29,6 +30,7 @@ from pdr_dspy.prompts.fields import with_defaults
 from pdr_dspy.prompts.roles import Role, check_task, derive, needed_inputs, signature_of
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.runtime.atomic_write import local_path, replacing
+from pdr_dspy.settings import whole_number
 from pdr_dspy.verifiers.checks import CHECKS, as_check
 
 _NO_LIMIT = Budget()
@@ -79,10 +81,12 @@ class Operator(dspy.Module):
         ConfigError: an input is missing or unknown, no language model is set, or the caps, kappa and the prompt do not
             fit the model's context.
         BudgetTooSmall: not even the first round fits the budget.
-        RoundFailed: every draft of a round failed; `error.ledger` has all calls until then.
+        RoundFailed: every draft of a round failed, and no earlier round has an answer; `error.ledger` has all calls
+            until then.
         DeadlinePassed: a deadline (`calls.session(deadline=...)`) passed before there was a draft.
     """
 
+    @explained
     def __init__(
         self,
         signature: str | type[dspy.Signature],
@@ -103,6 +107,7 @@ class Operator(dspy.Module):
         """
         super().__init__()
         self.task = check_task(signature)
+        _check_schedule("Operator(", schedule)
         self.checks = _checks(check)
         """Checks by name; `Schedule.check` selects one."""
         if check is not None and not isinstance(check, Mapping) and schedule.check is None:
@@ -129,6 +134,7 @@ class Operator(dspy.Module):
             role: derive(task, role, k=schedule.k, last=chain, critique=schedule.critique) for role in schedule.roles
         }
 
+    @explained
     def with_schedule(
         self,
         schedule: Schedule,
@@ -144,6 +150,7 @@ class Operator(dspy.Module):
 
         Raises ConfigError for an unknown role in `instructions` or `demos`, and for a check that the program lacks.
         """
+        _check_schedule("with_schedule(", schedule)
         checks = _with_registered(schedule, self.checks)
         _require_check(schedule, checks)
         _require_models(schedule, self.models)
@@ -287,6 +294,8 @@ class Operator(dspy.Module):
                 f"`{schedule.strategy}(...)(budget={budget!r})` must be a `Budget(sequential=..., total=...)`, "
                 "in tokens"
             )
+        if seed is not None:
+            seed = whole_number(f"{schedule.strategy}(...)(", "seed", seed, least=None)
         inputs = with_defaults(taken, inputs)
         check_listeners(schedule, predictors)
         with calls.run_of(self), self.bound():
@@ -323,6 +332,13 @@ class Operator(dspy.Module):
     def predictors_by_role(self) -> dict[Role, dspy.Predict]:
         """The predictor of every role that the schedule calls."""
         return {role: self.predictor(role) for role in self.schedule.roles}
+
+
+def _check_schedule(called: str, schedule: Any) -> None:
+    if not isinstance(schedule, Schedule):
+        raise ConfigError(
+            f"`{called}schedule={shown(schedule)})` must be a `Schedule(...)`; `preset(name)` has those with a name"
+        )
 
 
 _CHECK = "check"

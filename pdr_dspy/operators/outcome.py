@@ -27,6 +27,9 @@ class Stop(StrEnum):
     """The session's deadline passed, and pending calls were cancelled; the answer comes from the finished drafts."""
     FELL_BACK = "fell back"
     """No answer could be read from the last round; it comes from the latest round that has one."""
+    ROUND_FAILED = "round failed"
+    """Every draft of a later round failed, for example since the server died; the answer comes from the rounds before
+    it. `rounds` and the ledger have the failures."""
     NO_ANSWER = "no answer"
     """No draft of any round has a readable answer; the output fields are None."""
 

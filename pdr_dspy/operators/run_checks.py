@@ -18,9 +18,9 @@ from pdr_dspy.calls.ledger import Call, Phase
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.operators.question import Question
 from pdr_dspy.operators.workspace import Checked, Draft
-from pdr_dspy.runtime.raised_by import contained
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.checks import AsyncCheck as Check
+from pdr_dspy.verifiers.checks import checked, checked_together
 
 logger = logging.getLogger("pdr_dspy")
 
@@ -112,8 +112,7 @@ class RunChecks:
     async def _run(self, check: Check, draft: Draft) -> _Result:
         """Check one draft."""
         try:
-            with contained("the check"):
-                score: Score | Exception = await check.acheck(self._question.inputs, self._shown(draft))
+            score: Score | Exception = await checked(check, self._question.inputs, self._shown(draft))
         except Exception as error:
             score = error
         return _result(score)
@@ -141,10 +140,8 @@ class RunChecks:
     async def _run_together(self, check: Any, drafts: Sequence[Draft]) -> list[_Result]:
         """Check several drafts at once."""
         try:
-            with contained("the check"):
-                scores = list(await check.acheck_all(self._question.inputs, [self._shown(draft) for draft in drafts]))
-            if len(scores) != len(drafts):
-                raise ValueError(f"`acheck_all` gave {len(scores)} scores for {len(drafts)} drafts")
+            shown = [self._shown(draft) for draft in drafts]
+            scores = await checked_together(check, self._question.inputs, shown)
         except Exception as error:
             first, *others = [_result(error)] * len(drafts)
             return [first, *((result, ()) for result, _ in others)]  # its calls are recorded once

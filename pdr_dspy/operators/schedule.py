@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from pdr_dspy.arguments import explained_with
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.consensus import fewest, needed
 from pdr_dspy.operators.distillers import DISTILLERS, Distiller
@@ -110,7 +111,8 @@ class Schedule(Settings):
     """Selects the answer among the drafts of the last round: its only draft ("refine", the paper's), the first draft of
     the most common answer ("vote"; self-consistency, arXiv 2203.11171), the draft whose answer is most like the others'
     ("medoid"; for code and prose, where equal answers are rare; minimum Bayes risk, arXiv 2310.01387), a vote weighted
-    by the check ("weighted"), or the draft with the highest check ("best"; best-of-N)."""
+    by the check ("weighted"), or the draft with the highest check ("best"; best-of-N). A last round of one draft leaves
+    nothing to select: there it decides only where the answer comes from an earlier round (see `Stop`)."""
     check: str | None = None
     """The name of the program's check that scores each draft, without the gold answer; None uses none. Its result is
     shown to the next round with the solution. Not in the paper, like `keep` and `stop_at`."""
@@ -468,6 +470,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Shapes from the paper's frontier (figure 4): the cheapest good one, two wide rounds, and its best cells."""
 
 
+@explained_with(lambda: Schedule.model_fields)
 def preset(name: str, **changes: Any) -> Schedule:
     """A schedule of `PRESETS` by name, with any field changed. Raises ConfigError for an unknown name."""
     if name not in PRESETS:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import dspy
 
+from pdr_dspy.arguments import explained_with, shown
 from pdr_dspy.calls.pricing import Priced
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.operator import AnyCheck, Operator
@@ -20,6 +21,7 @@ Checks = AnyCheck | Mapping[str, AnyCheck] | None
 Named = Mapping[str, dspy.LM | Priced] | None
 
 
+@explained_with(lambda: Schedule.model_fields)
 def LongCoT(signature: Task, *, models: Named = None, **settings: Any) -> Operator:  # noqa: N802
     """One pass: a single draft is the answer.
 
@@ -34,6 +36,7 @@ def LongCoT(signature: Task, *, models: Named = None, **settings: Any) -> Operat
     return Operator(signature, _schedule(settings, widths=(1,)), models=models)
 
 
+@explained_with(lambda: Schedule.model_fields)
 def SelfConsistency(  # noqa: N802
     signature: Task,
     *,
@@ -62,6 +65,7 @@ def SelfConsistency(  # noqa: N802
     return Operator(signature, schedule, models=models)
 
 
+@explained_with(lambda: Schedule.model_fields)
 def BestOfN(  # noqa: N802
     signature: Task, *, n: int = 8, check: Checks, models: Named = None, **settings: Any
 ) -> Operator:
@@ -78,6 +82,7 @@ def BestOfN(  # noqa: N802
     return _checked(signature, schedule, check, models)
 
 
+@explained_with(lambda: Schedule.model_fields)
 def SR(  # noqa: N802
     signature: Task,
     *,
@@ -101,10 +106,13 @@ def SR(  # noqa: N802
     'SR x4 +critique'
     """
     widths = (1,) * _count("SR(rounds=...)", rounds)
+    if not isinstance(critique, bool):
+        raise ConfigError(f"`SR(critique={shown(critique)})` must be True or False")
     schedule = _schedule(settings, widths=widths, distiller="last", critique=critique and rounds > 1)
     return _checked(signature, schedule, check, models)
 
 
+@explained_with(lambda: Schedule.model_fields)
 def PDR(  # noqa: N802
     signature: Task,
     schedule: Schedule | str | None = None,
@@ -151,6 +159,11 @@ def _count(argument: str, value: Any) -> int:
 
 
 def _schedule(settings: Mapping[str, Any], **fixed: Any) -> Schedule:
+    if not isinstance(settings.get("check"), (str, type(None))):
+        raise ConfigError(
+            f"`check={shown(settings['check'])}`: this operator scores no draft, so it takes no check; `BestOfN`, `SR` "
+            "and `PDR` do"
+        )
     clash = [name for name in fixed if name in settings]
     if clash:
         raise ConfigError(

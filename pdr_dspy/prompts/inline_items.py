@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from pdr_dspy.prompts.line_items import DOUBTED, MAX_LINE
+from pdr_dspy.text.signal_words import REASONS
 from pdr_dspy.text.wrapping import tidy
 
 BRACKETS = dict(zip("[({⟨<（［｛〈【", "])}⟩>）］｝〉】", strict=True))
@@ -30,7 +31,7 @@ _REFUSED = re.compile(r"[,;]?\s*\(?(?:(?:but|and)\s+)?not\b[^,;()]*\)?[\s.]*|[^0
 """A negation at the end of a list that affects no other item: `2 and 5, not 3`."""
 _SEVERAL = re.compile(r"[0-9]\D*[^0-9.,]\D*[0-9]")
 _CLAUSE = re.compile(
-    r"[,;]?(?<!well)\s(?:because|since|as(?! well)|so|which|where|when|for|with|respectively|all of which)\b.*",
+    rf"[,;]?(?<!well)\s(?:{REASONS}|so|which|where|when|for|with|respectively|all of which)\b.*",
     re.I | re.S,
 )
 _STOP = re.compile(r"[.!?](?=\s+[A-Z(])|。")

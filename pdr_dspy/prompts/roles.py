@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from enum import StrEnum
-from typing import cast
+from typing import Any, cast
 
 import dspy
 
@@ -104,33 +104,35 @@ def derive(
         last: the workspace is one previous solution (Sequential Refinement), not a distillate of several drafts.
         critique: Refine also reads a list of flaws.
     """
+    inputs: dict[str, Any] = dict(task.input_fields)
+    outputs: dict[str, Any] = {"solution": (str, dspy.OutputField(desc="the worked solution")), **task.output_fields}
+
+    def reads(name: str, desc: str) -> None:
+        inputs[name] = (str, dspy.InputField(desc=desc))
+
+    match role:
+        case Role.DRAFT:
+            asks = DRAFT
+        case Role.REFINE:
+            asks = REVISE if last else REFINE
+            reads("workspace", "what earlier rounds left")
+            if critique:
+                reads("flaws_found", "flaws found in the workspace")
+        case Role.CRITIQUE:
+            asks = CRITIQUE
+            reads("workspace", "a solution of the problem")
+            outputs = {"flaws": (str, dspy.OutputField(desc="the list of flaws"))}
+        case Role.DISTILL:
+            asks = DISTILL
+            reads("candidates", "numbered attempts")
+            outputs = {"summary": (str, dspy.OutputField(desc="the notes"))}
+        case Role.SELECT:
+            asks = SELECT.format(k=k)
+            reads("candidates", "numbered attempts")
+            outputs = {"selected": (list[int], dspy.OutputField(desc=f"the numbers of the {k} best candidates"))}
+    # All fields at once: each step of `append` and `with_instructions` would make another class, a millisecond each.
     about = textwrap.dedent(task.instructions).strip()
-    solution = dspy.OutputField(desc="the worked solution")
-    if role is Role.DRAFT:
-        return task.prepend("solution", solution, str).with_instructions(f"{about}\n\n{DRAFT}")
-    if role is Role.REFINE:
-        workspace = dspy.InputField(desc="what earlier rounds left")
-        refine = task.append("workspace", workspace, str)
-        if critique:
-            refine = refine.append("flaws_found", dspy.InputField(desc="flaws found in the workspace"), str)
-        refine = refine.prepend("solution", solution, str)
-        return refine.with_instructions(f"{about}\n\n{REVISE if last else REFINE}")
-    inputs = task
-    for name in task.output_fields:
-        inputs = inputs.delete(name)
-    if role is Role.CRITIQUE:
-        reading = inputs.append("workspace", dspy.InputField(desc="a solution of the problem"), str)
-        return reading.append("flaws", dspy.OutputField(desc="the list of flaws"), str).with_instructions(
-            f"{about}\n\n{CRITIQUE}"
-        )
-    reading = inputs.append("candidates", dspy.InputField(desc="numbered attempts"), str)
-    if role is Role.DISTILL:
-        return reading.append("summary", dspy.OutputField(desc="the notes"), str).with_instructions(
-            f"{about}\n\n{DISTILL}"
-        )
-    return reading.append(
-        "selected", dspy.OutputField(desc=f"the numbers of the {k} best candidates"), list[int]
-    ).with_instructions(f"{about}\n\n{SELECT.format(k=k)}")
+    return dspy.make_signature({**inputs, **outputs}, f"{about}\n\n{asks}")
 
 
 def signature_of(predictor: dspy.Predict) -> type[dspy.Signature]:

@@ -12,6 +12,7 @@ from pdr_dspy.text.choice_forms import set_right
 from pdr_dspy.text.choices import to_choice
 from pdr_dspy.text.polarity import polar
 from pdr_dspy.text.remarks import MAX_REMARK, remarked
+from pdr_dspy.text.signal_words import DOUBTS
 from pdr_dspy.text.template import before_token
 from pdr_dspy.text.wrapping import block
 
@@ -124,9 +125,7 @@ _REASON = re.compile(
     re.IGNORECASE,
 )
 """A comment after a number: `42, because 6*7 = 42`, `42 | Confidence: 90%`."""
-_DOUBT = re.compile(
-    r"\b(?:not|or|wrong|incorrect|correct(?:ed|ion)|actually|wait|maybe|instead|but|should)\b|n['’]t\b", re.I
-)
+_DOUBT = re.compile(rf"\b(?:not|{DOUBTS})\b|n['’]t\b", re.I)
 
 
 def one_value(text: str, kind: Any) -> Any:

@@ -55,7 +55,7 @@ class ProgramRow(NamedTuple):
 
 def program_row(report: Report, name: str = "") -> ProgramRow:
     """The figures of one evaluation."""
-    calls = [call for row in report.rows for call in row.calls]
+    calls = [call for row in report.rows for call in row.calls if call.sent]
     return ProgramRow(
         name or report.name or "program",
         report.score,

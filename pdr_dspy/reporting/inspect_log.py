@@ -228,6 +228,8 @@ class _Sample:
         row = self.row
         calls: dict[int, list[Call]] = {}
         for call in row.calls:
+            if not call.sent:
+                continue
             calls.setdefault(0 if call.phase is Phase.JUDGE else call.round, []).append(call)
         judged = calls.pop(0, [])
         with self.span("solvers"):
@@ -257,9 +259,10 @@ class _Sample:
                 "stop": row.stop,
                 "seed": row.seed,
                 "lost in": evaluation_tables.loss_of(row),
-                "calls": len(row.calls),
-                "calls reused": sum(call.reused for call in row.calls),
+                "calls": row.sent,
+                "calls reused": sum(call.reused for call in row.calls if call.sent),
                 "tokens paid": row.paid,
+                **({"failed rounds": list(row.failed_rounds)} if row.failed_rounds else {}),
                 "texts kept": self.texts is not None,
             },
             events=self.events,

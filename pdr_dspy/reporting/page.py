@@ -9,10 +9,11 @@ import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation.calibration import calibration_of_rows
@@ -31,6 +32,9 @@ from pdr_dspy.search.records import TrialRecord
 from pdr_dspy.search.result import SearchResult
 from pdr_dspy.verifiers import RIGHT
 from pdr_dspy.verifiers.checks import Calibration
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MARGINS = (0.01, 0.03)
@@ -118,6 +122,18 @@ def _commands(folder: Path) -> list[tuple[str, str]]:
     return [*found, ("Write this page again", f"pdr report {own}")] if found else []
 
 
+@cache
+def _template() -> Template:
+    """The page, compiled once in a process: that takes longer than filling it in."""
+    from jinja2 import Environment
+    from markupsafe import Markup, escape
+
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(_FILTERS)
+    environment.filters["marked"] = lambda text: Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
+    return environment.from_string(files("pdr_dspy.reporting").joinpath("page.html.j2").read_text(encoding="utf-8"))
+
+
 def _page(
     search: SearchFacts | None,
     shown: Sequence[Report],
@@ -126,8 +142,7 @@ def _page(
     count: int,
     texts: Mapping[tuple[str, int], RowTexts],
 ) -> str:
-    from jinja2 import Environment
-    from markupsafe import Markup, escape
+    from markupsafe import Markup
 
     names = evaluation_tables.named(shown)
     programs = [_program(search, place, name, report) for place, (name, report) in enumerate(names.items())]
@@ -135,11 +150,7 @@ def _page(
     flow = evaluation_tables.flow(focus)
     looks = _listed(focus, count)
     calibration = calibration_of_rows(focus.rows) if search is None else search.calibration
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(_FILTERS)
-    environment.filters["marked"] = lambda text: Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
-    template = environment.from_string(files("pdr_dspy.reporting").joinpath("page.html.j2").read_text(encoding="utf-8"))
-    return template.render(
+    return _template().render(
         title=title,
         advice=_advice(search, names),
         facts=_subtitle(search, shown),

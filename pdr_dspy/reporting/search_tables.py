@@ -26,13 +26,14 @@ from pdr_dspy.search.credit import Credit
 from pdr_dspy.search.front_members import Rows, by_question
 from pdr_dspy.search.proposing.instructions import Proposal, Proposals
 from pdr_dspy.search.racing import resampling
+from pdr_dspy.search.racing.arms import Finalist
 from pdr_dspy.search.racing.pareto import Limits
-from pdr_dspy.search.racing.plan import Finalist
 from pdr_dspy.search.racing.resampling import Optimism
 from pdr_dspy.search.records import TrialRecord
 from pdr_dspy.search.result import SearchResult
-from pdr_dspy.search.space.axes import TABLE, axis_of, settings_of, title_of
+from pdr_dspy.search.space.axes import TABLE
 from pdr_dspy.search.space.candidate import Candidate
+from pdr_dspy.search.space.canonical import axis_of, settings_of, title_of
 from pdr_dspy.search.space.prompt_axes import PROMPTS, key_of
 from pdr_dspy.verifiers.checks import Calibration
 

@@ -16,6 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from pdr_dspy.arguments import shown
+from pdr_dspy.errors import ConfigError
+
 SYNC_SECONDS = 1.0
 """The longest time that an appended line waits for the disk; a machine that goes down loses at most that much."""
 BLOCK = 4 * 2**20
@@ -57,8 +60,19 @@ def replacing(path: Path) -> Iterator[Path]:
     settle(path.parent)
 
 
-def local_path(given: str | Path) -> Path:
-    """A path as users write it, with `~` for the home folder."""
+def local_path(given: str | Path, called: str = "path") -> Path:
+    """A path as users write it, with `~` for the home folder.
+
+    Args:
+        given: the path.
+        called: the call as messages show it, up to the value, such as "load(path".
+
+    Raises ConfigError for anything but a path.
+    """
+    if not isinstance(given, (str, os.PathLike)):
+        raise ConfigError(
+            f"`{called}={shown(given)}{')' * ('(' in called)}` must be a path, as a text or a `pathlib.Path`"
+        )
     try:
         return Path(given).expanduser()
     except RuntimeError:  # no such user

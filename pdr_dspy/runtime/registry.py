@@ -173,7 +173,7 @@ class Registry(Generic[T]):
         known = self.names()
         near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.75)
         meant = f"; did you mean {near[0]!r}?" if near else "."
-        message = f"there is no {self.kind} {name!r} here{meant} Known: {', '.join(known)}. "
+        message = f"there is no {self.kind} {name!r} here{meant} Known: {', '.join(known) or 'none'}. "
         if origin is None:
             return f"{message}{self.hint}"
         module = origin.partition(":")[0]

@@ -14,16 +14,17 @@ from pdr_dspy.search.proposing.failures import Failure, failures_of
 from pdr_dspy.search.proposing.feedback import feedback
 from pdr_dspy.search.proposing.instructions import Proposal, Proposals, propose
 from pdr_dspy.search.proposing.writer import Earlier, Parent
+from pdr_dspy.search.racing.arms import Finalist
 from pdr_dspy.search.racing.confirmation import Confirmation
 from pdr_dspy.search.racing.pareto import Limits, front
-from pdr_dspy.search.racing.plan import Finalist
 from pdr_dspy.search.racing.resampling import Bands, Outcomes, bands, knee, optimism, probability_nondominated
 from pdr_dspy.search.records import TrialRecord
 from pdr_dspy.search.result import SearchProgress, SearchResult
 from pdr_dspy.search.settings import Confirm, Final, Instructions, Race, RunOptions, SearchSettings
-from pdr_dspy.search.space.axes import AXES, Axis, axis
+from pdr_dspy.search.space.axis import Axis
 from pdr_dspy.search.space.candidate import Candidate
 from pdr_dspy.search.space.prompt_axes import check_demos, demos_of, questions_in
+from pdr_dspy.search.space.registry import AXES, axis
 from pdr_dspy.search.space.spaces import Space, Spaces
 
 __all__ = [

@@ -17,7 +17,7 @@ from pdr_dspy.search.proposing import written_instructions
 from pdr_dspy.search.proposing.instructions import Proposals
 from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing.cost_model import SLACK, Profile, predict_all, predict_cost, profile_at
-from pdr_dspy.search.racing.plan import Propose, Proposed, Tried
+from pdr_dspy.search.racing.requests import Propose, Proposed, Tried
 from pdr_dspy.search.replays import Order, replays
 from pdr_dspy.search.space.candidate import Candidate, program_with
 from pdr_dspy.search.space.spaces import AnySpace, Space

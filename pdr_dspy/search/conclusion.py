@@ -18,8 +18,9 @@ from pdr_dspy.search.driver.measurements import SEEDS, place_of
 from pdr_dspy.search.front_members import estimated_front
 from pdr_dspy.search.problem import Problem
 from pdr_dspy.search.proposing.instructions import Proposals
+from pdr_dspy.search.racing.arms import Found
 from pdr_dspy.search.racing.confirmation import Confirmation, judge
-from pdr_dspy.search.racing.plan import Found, Stage
+from pdr_dspy.search.racing.requests import Stage
 from pdr_dspy.search.records import TrialRecord, at_the_end
 from pdr_dspy.search.result import SearchResult, least_cost, program_of
 from pdr_dspy.search.settings import Accept

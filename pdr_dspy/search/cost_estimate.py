@@ -19,8 +19,10 @@ from pdr_dspy.search.problem import Problem
 from pdr_dspy.search.proposing import written_instructions
 from pdr_dspy.search.proposing.instructions import Proposals
 from pdr_dspy.search.proposing.samplers import Proposer
+from pdr_dspy.search.racing.arms import Arm
 from pdr_dspy.search.racing.cost_model import SLACK, Profile, predict, profile_at
-from pdr_dspy.search.racing.plan import Arm, Measure, Plan, Propose, Request, Stage, Write
+from pdr_dspy.search.racing.plan import Plan
+from pdr_dspy.search.racing.requests import Measure, Propose, Request, Stage, Write
 from pdr_dspy.search.settings import RunOptions
 from pdr_dspy.search.space.candidate import Candidate
 

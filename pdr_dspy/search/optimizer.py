@@ -16,10 +16,12 @@ from typing import Unpack
 
 import dspy
 
+from pdr_dspy.arguments import explained, explained_with, shown
 from pdr_dspy.artifact import check_can_be_saved
 from pdr_dspy.calls.dspy_bridge import Teleprompter
 from pdr_dspy.calls.pricing import Models, Priced
 from pdr_dspy.calls.store import Rollouts
+from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation.display import check_progress
 from pdr_dspy.evaluation.executors import Executor
 from pdr_dspy.search.cost_estimate import Estimate, estimate
@@ -28,7 +30,7 @@ from pdr_dspy.search.driver import controller
 from pdr_dspy.search.problem import Problem, prepare
 from pdr_dspy.search.progress import Progress
 from pdr_dspy.search.result import SearchResult
-from pdr_dspy.search.settings import Keywords, RunOptions, SearchSettings, from_keywords
+from pdr_dspy.search.settings import PLACES, Keywords, RunOptions, SearchSettings, from_keywords
 from pdr_dspy.verifiers.base import Metric, Verifier
 from pdr_dspy.verifiers.function import as_verifier
 
@@ -36,6 +38,7 @@ from pdr_dspy.verifiers.function import as_verifier
 class PDROptimizer(Teleprompter):
     """Searches the space of schedules and prompts for the best score under limits on tokens, or for the front."""
 
+    @explained_with(lambda: PLACES)
     def __init__(
         self,
         verifier: Verifier | Metric,
@@ -81,10 +84,15 @@ class PDROptimizer(Teleprompter):
         self.models = Models(models, called="PDROptimizer(models=...)")
         check_progress(progress, "PDROptimizer")
         self.progress = progress
+        if executor is not None and not callable(getattr(executor, "rows", None)):
+            raise ConfigError(
+                f"`PDROptimizer(executor={shown(executor)})` must be an executor, such as `RayExecutor(...)`, or None"
+            )
         self.executor = executor
         self.result: SearchResult | None = None
         """The result of the last `compile`."""
 
+    @explained
     def compile(  # type: ignore[override]
         self,
         student: dspy.Module,

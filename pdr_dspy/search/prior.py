@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.search.racing.surrogate import Array, gaps, one_thread
-from pdr_dspy.search.space.axes import CHECK, MODEL_AXES, positions_of
+from pdr_dspy.search.space.axes import CHECK, MODEL_AXES
 from pdr_dspy.search.space.candidate import Candidate, read_candidate, under
+from pdr_dspy.search.space.canonical import positions_of
 from pdr_dspy.settings import Settings
 
 FIRST = 4

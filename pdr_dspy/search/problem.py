@@ -12,10 +12,11 @@ from typing import Any
 import dspy
 
 from pdr_dspy import calls
+from pdr_dspy.arguments import shown
 from pdr_dspy.calls.pricing import Models, Priced
 from pdr_dspy.calls.store import address
 from pdr_dspy.errors import ConfigError, DataError
-from pdr_dspy.evaluation.evaluator import check_examples
+from pdr_dspy.evaluation.evaluator import check_examples, require_examples
 from pdr_dspy.evaluation.evaluator import describe as describe_evaluation
 from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.operators.nested import operators_in, operators_of, replaced, served_in
@@ -27,7 +28,7 @@ from pdr_dspy.prompts.roles import Role, signature_of
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.search.proposing import instructions, written_instructions
 from pdr_dspy.search.racing.confirmation import identities, split
-from pdr_dspy.search.racing.plan import Stage
+from pdr_dspy.search.racing.requests import Stage
 from pdr_dspy.search.result import detached
 from pdr_dspy.search.settings import SearchSettings
 from pdr_dspy.search.space.axes import MODEL_AXES
@@ -113,6 +114,13 @@ def prepare(
         ConfigError: no operator in the student, or settings that do not fit it.
         DataError: an empty set, or an example that program or verifier cannot use.
     """
+    if not isinstance(student, dspy.Module):
+        raise ConfigError(
+            f"`compile(student={shown(student)})` must be an operator, or a dspy.Module that contains some"
+        )
+    for name, given_set in (("trainset", trainset), ("valset", valset)):
+        if given_set is not None:
+            require_examples(f"compile({name}", given_set)
     student = detached(student)
     given = Models(models, called="PDROptimizer(models=...)")
     if given:

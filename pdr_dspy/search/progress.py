@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from pdr_dspy.search.front_members import by_estimate
 from pdr_dspy.search.problem import Problem
-from pdr_dspy.search.racing.plan import Measure, Plan, Stage
+from pdr_dspy.search.racing.plan import Plan
+from pdr_dspy.search.racing.requests import Measure, Stage
 from pdr_dspy.search.records import TrialRecord
 from pdr_dspy.search.result import SearchProgress
 

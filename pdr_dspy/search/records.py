@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict
 from pdr_dspy.evaluation.records import Report, Row
 from pdr_dspy.evaluation.statistics import Interval
 from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.search.racing.arms import Arm, Finalist, Found
 from pdr_dspy.search.racing.pareto import Limits
-from pdr_dspy.search.racing.plan import Arm, Finalist, Found
 from pdr_dspy.search.space.candidate import Candidate, describe_candidate, read_candidate
 from pdr_dspy.search.space.prompt_axes import DemoSet
 

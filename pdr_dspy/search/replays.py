@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pdr_dspy.calls.ledger import Call, Phase
 from pdr_dspy.evaluation.records import Row
 from pdr_dspy.operators.schedule import Schedule
-from pdr_dspy.search.racing.plan import Tried
+from pdr_dspy.search.racing.requests import Tried
 from pdr_dspy.search.space.candidate import Candidate
 from pdr_dspy.search.space.space import Space
 
@@ -27,7 +27,7 @@ class Order:
 
     def add(self, row: Row) -> None:
         """Take a run into account; one that failed does not show what would have followed."""
-        if row.error is not None:
+        if row.failure is not None:
             return
         runs = [_run_of(call) for call in row.calls]
         for place, run in enumerate(runs):

@@ -22,9 +22,9 @@ from pdr_dspy.search import front_members
 from pdr_dspy.search.credit import Credit
 from pdr_dspy.search.front_members import Member, Rows, by_estimate
 from pdr_dspy.search.proposing.instructions import Proposals
+from pdr_dspy.search.racing.arms import Finalist
 from pdr_dspy.search.racing.confirmation import Confirmation
 from pdr_dspy.search.racing.pareto import Limits
-from pdr_dspy.search.racing.plan import Finalist
 from pdr_dspy.search.records import TrialRecord
 from pdr_dspy.search.space.candidate import program_with
 from pdr_dspy.verifiers.base import Verifier

@@ -27,6 +27,7 @@ from typing import Any
 import dspy
 from dspy import lm15
 
+from pdr_dspy.arguments import explained_with
 from pdr_dspy.calls import Capabilities, ServedModel
 from pdr_dspy.errors import ConfigError, EndpointError, MissingExtra
 from pdr_dspy.runtime import event_loop, luggage
@@ -249,6 +250,7 @@ class EndpointLM(dspy.LM, ServedModel):
         return [len(encoding.ids) for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
 
 
+@explained_with(lambda: (*EndpointSettings.model_fields, "extra_headers"))
 def connect(
     model: str,
     api_base: str | Sequence[str],
@@ -290,12 +292,6 @@ def connect(
             raise ConfigError(f"`connect({name}={value!r})` must be above 0")
     if temperature is not None and not 0 <= temperature <= 2:
         raise ConfigError(f"`connect(temperature={temperature!r})` must be in [0, 2]")
-    names = [name for name in EndpointSettings.model_fields if name not in ("model", "api_base")]
-    unknown = more.keys() - {*names, "extra_headers"}
-    if unknown:
-        raise ConfigError(
-            f"`connect({sorted(unknown)[0]}=...)`: there is no such setting; known settings: {', '.join(names)}"
-        )
     sampling: dict[str, Any] = {"temperature": temperature, "seed": seed, "top_p": top_p}
     if max_completion_tokens is None:
         sampling |= {"temperature": 1.0 if temperature is None else temperature, "max_tokens": max_tokens or 1024}

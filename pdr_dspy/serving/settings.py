@@ -21,6 +21,10 @@ _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 def _bases(api_base: Any) -> tuple[str, ...]:
     """The addresses of the replicas, without a trailing slash."""
+    if not isinstance(api_base, (str, list, tuple)):
+        raise ValueError(
+            f'`connect(api_base={api_base!r})` must be a URL such as "http://127.0.0.1:8000/v1", or a list'
+        )
     given = [api_base] if isinstance(api_base, str) else list(api_base)
     if not given:
         raise ValueError(f"`connect(api_base={api_base!r})` must name at least one server")

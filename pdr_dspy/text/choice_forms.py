@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
+from pdr_dspy.text.signal_words import TURNS
+
 One = Callable[[str], str | None]
 """Gives the only option that is the whole of a text, if any."""
 Value = TypeVar("Value")
@@ -28,8 +30,7 @@ _NEITHER = re.compile(
     r"neither\s(.{1,60}?)\snor\s(.{1,60}?)(?:,\s*(?:but\s)?|;\s*|\.\s+|\sbut\s)(.{1,80})", re.I | re.S
 )
 _TURN = (
-    r"(?:wait|actually|hmm+|sorry|oops|whoops|correction|scratch that|strike that|nope|on (?:second thoughts?"
-    r"|reflection)"
+    rf"(?:{TURNS}|whoops|strike that|nope|on reflection"
     r"|i mean(?:t)?|i meant to (?:say|write)|make that|my (?:mistake|bad)|or rather|let me correct (?:that|myself)"
     r"|no(?=\s?[,:;.!…—–-]|\swait|\sactually|\ssorry))"
 )
@@ -68,7 +69,7 @@ _OTHERS_WRONG = re.compile(
     re.I | re.S,
 )
 _TAKES_BACK = re.compile(
-    r"\b(?:wait|actually|oops|sorry|or|maybe|perhaps|possibly|unsure|not sure|guess|if|unless|however|correction|hmm+"
+    rf"\b(?:{TURNS}|or|maybe|perhaps|possibly|unsure|not sure|guess|if|unless|however"
     r"|instead|answer is|not (?:wrong|incorrect|false|excluded|impossible|bad)|also"
     r"|(?:is|are) (?:correct|right|best|true)|too)\b(?!\s(?:large|small|big|high|low|many|few|much|long|short|early"
     r"|late|strong|weak|broad|narrow|general|specific)\b)"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from pdr_dspy.text.signal_words import REASONS, TURNS
+
 WORDS = re.compile(
     r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox|operatorname)\s?\{([^{}]*)\}"
 )
@@ -29,7 +31,7 @@ REJECTS = re.compile(
     re.I,
 )
 REASON = re.compile(  # may follow the chosen option; the rest is its reason
-    r"(?:,|;|:|\.|\s[-–—])?\s*\(?(?:because|since|as(?! well)|for (?:the|it|this)|due to|owing to|given|considering"
+    rf"(?:,|;|:|\.|\s[-–—])?\s*\(?(?:{REASONS}|for (?:the|it|this)|due to|owing to|given|considering"
     r"|in (?:view|light|place|favou?r) of|despite|even though|after (?:eliminating|ruling|excluding)|on account of"
     r"|seeing that|according to|per\b|is (?:better|more likely) than"
     r"|is (?:the )?(?:correct|right|best)(?: (?:answer|option|choice|one))?(?=\s*(?:[.,;]|because|since|while|whereas))"
@@ -42,7 +44,7 @@ REASON = re.compile(  # may follow the chosen option; the rest is its reason
     re.I,
 )
 TAKEN_BACK = re.compile(
-    r"\b(?:wait|actually|oops|scratch that|on second thoughts?|correction|hmm|no,|let me (?:re|check)"
+    rf"\b(?:{TURNS}|no,|let me (?:re|check)"
     r"|i (?:was|am) wrong"
     r"|my mistake|changed? my mind|could also|also possible|equally|also (?:correct|right|works|fits)|too\b|unsure"
     r"|not sure|both|answer is|i choose|or maybe)",

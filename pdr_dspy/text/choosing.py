@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from pdr_dspy.text.choices import to_choice
+from pdr_dspy.text.signal_words import TURNS
 
 MAX_LINE = 300
 MAX_TEXT = 20_000
@@ -34,7 +35,7 @@ _SENTENCES = tuple(
         rf"(?:{_KIND}\s)?{_NAME}{_TEXT}",
     )
 )
-_TURNED = re.compile(r"\b(?:wait|actually|no,|oops|sorry|correction|scratch that|on second thought|hmm+)", re.I)
+_TURNED = re.compile(rf"\b(?:{TURNS}|no,)", re.I)
 _BREAK = re.compile(r"(?<![^\W\d_][.])(?<=[.!?])[*_]{0,2}\s+(?=[A-Z(*])|(?<=\w\w[.!?])[*_]{0,2}\s+(?=[A-Z(*])")
 
 

@@ -17,6 +17,7 @@ from pdr_dspy.text.neutral_words import is_neutral, leave_its_value
 from pdr_dspy.text.plain_signs import DEGREE, SPACES, UPRIGHT, WORDS, in_larger_coins, in_plain_signs
 from pdr_dspy.text.plain_signs import signs as signs
 from pdr_dspy.text.quantities import is_quantity
+from pdr_dspy.text.signal_words import DOUBTS
 from pdr_dspy.text.spelled import NUMERALS, in_digits, spelled
 from pdr_dspy.text.spelled_elsewhere import in_other_words
 
@@ -66,7 +67,7 @@ _REASON = re.compile(
     r"(?<=\S),?\s(?:(?:because|since)(?!\S)|as(?=\s(?:we|it|the|shown|required|[0-9(])(?![A-Za-z]))).*", re.I
 )
 _DOUBT = re.compile(
-    r"\b(?:not|or|wrong|incorrect|correct(?:ed|ion)|actually|wait|maybe|perhaps|instead|but|should|unless|if)\b|n['’]t\b",
+    rf"\b(?:not|{DOUBTS})\b|n['’]t\b",
     re.I,
 )
 

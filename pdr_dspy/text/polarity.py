@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from pdr_dspy.text.signal_words import TURNS
 from pdr_dspy.text.wrapping import tidy
 
 MAX_LENGTH = 400
@@ -33,9 +34,9 @@ _SAID = re.compile(
     re.I,
 )
 _TAKEN_BACK = re.compile(
-    r"""\b(?:wait|actually|but|or|oops|sorry|however|though|although|unless|if|except|maybe|perhaps|possibly|probably
-    |might|may|could|should|depends?|sometimes|partly|partially|not\ssure|unsure|correction|mistake|both|either|yet
-    |otherwise|scratch|on\ssecond|hmm+|aber|oder|mais|ou|pero|o|ma|mas|но|или)\b
+    rf"""\b(?:{TURNS}|but|or|however|though|although|unless|if|except|maybe|perhaps|possibly|probably
+    |might|may|could|should|depends?|sometimes|partly|partially|not\ssure|unsure|mistake|both|either|yet
+    |otherwise|scratch|on\ssecond|aber|oder|mais|ou|pero|o|ma|mas|но|или)\b
     | [?？] | 但 | 或 | しかし | でも | 하지만""",
     re.I | re.X,
 )

@@ -22,6 +22,7 @@ import re
 from collections.abc import Sequence
 
 from pdr_dspy.text.numbers import read_number, signs
+from pdr_dspy.text.signal_words import COMPARED, INEXACT, REASONS
 from pdr_dspy.text.stated import Statement
 from pdr_dspy.text.wrapping import tidy
 
@@ -98,7 +99,7 @@ _CONDITIONAL = re.compile(
 )
 _WRAP = r"[*_`\"“”'(\[]{0,4}"
 _REASON = re.compile(
-    r"[,;]?\s\(?(?:because|since|as(?! well)|for the reason|due to|which|where|so|i\.e\.|that is|namely|weil|denn|car"
+    rf"[,;]?\s\(?(?:{REASONS}|for the reason|due to|which|where|so|i\.e\.|that is|namely|weil|denn|car"
     r"|parce que|porque|perché)\b.*|[,;]\s(?:not|rather than|instead of|as)\b.*"
     r"|\s(?:[–—]|--?)\s(?!(?:sin|cos|tan|log|ln|exp|sqrt|pi|arc\w+)\b)(?=[^\W\d_]{2,}[\s,]+[^\W\d_]).*"  # no minus
     r"|\s\((?=[^()]*[^\W\d_]{3})[^()]*\)\s*$"  # no factor
@@ -121,8 +122,7 @@ _VERDICT = re.compile(
     re.I,
 )
 _INEXACT = re.compile(
-    r"\W*(?:about|around|approx\w*|roughly|nearly|almost|close to|some|over|under|below|above|up to|at (?:least|most)"
-    r"|(?:greater|less|more|fewer|larger|smaller|bigger|higher|lower) than)\b",
+    rf"\W*(?:{INEXACT}|(?:{COMPARED}) than)\b",
     re.I,
 )
 _SEVERAL = re.compile(r"\s*(?:,\s*(?:or|and)?|\bor\b|\band\b)\s*", re.I)

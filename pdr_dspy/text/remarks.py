@@ -12,6 +12,7 @@ from fractions import Fraction
 
 from pdr_dspy.text.arithmetic import evaluated
 from pdr_dspy.text.numbers import signs
+from pdr_dspy.text.signal_words import COMPARED, DOUBTS, INEXACT, TURNS
 
 MAX_REMARK = 400
 """Maximum characters of a number with its remark."""
@@ -23,9 +24,9 @@ _FORMS = (
 )
 _SAME = re.compile(r"(?:(?:that is|i\.\s?e\.|namely|which is|or rather|equal to|also|viz\.)[,:]?\s|=\s?)+", re.I)
 _TAKES_BACK = re.compile(
-    r"""\b(?:not(?!\s[0-9]+$)|never|neither|nor|no(?!\s(?:leap|air|friction|repetition|restriction|replacement|losses
-      |others?|more\sthan))|or|wrong|incorrect|false|mistaken?|errors?|actually|wait|oops|sorry|correct(?:ed|ion)
-    |instead|but|should|shall|hmm+|alternatively|alternative|either|if|unless|except|could|might|may|maybe|perhaps
+    rf"""\b(?:not(?!\s[0-9]+$)|never|neither|nor|no(?!\s(?:leap|air|friction|repetition|restriction|replacement|losses
+      |others?|more\sthan))|{DOUBTS}|{TURNS}|false|mistaken?|errors?|shall|alternatively|alternative|either|except|could
+    |might|may
     |possibly|probably|presumably|likely|guess(?:ed)?|unsure|uncertain|doubt\w*|estimat\w*|assumption|however|though
     |although|otherwise|versus|vs|change[ds]?|revis\w*|updat\w*|redo|recheck|previous\w*|earlier|initial\w*
     |(?:answer|result|value|total)\s(?:is|was|should|must|would)|also\spossible|both\s(?:are|is|work|fit)
@@ -35,8 +36,7 @@ _TAKES_BACK = re.compile(
     re.I | re.X,
 )
 _INEXACT = re.compile(
-    r"""^\W*(?:about|around|approx\w*|roughly|nearly|almost|close\sto|some|over|under|below|above|up\sto|at\s(?:least|most)
-    |(?:greater|less|more|fewer|larger|smaller|bigger|higher|lower)\b|min(?:imum)?\b|max(?:imum)?\b|exclusive|inclusive
+    rf"""^\W*(?:{INEXACT}|(?:{COMPARED})\b|min(?:imum)?\b|max(?:imum)?\b|exclusive|inclusive
     |upper|circa|ca\.|before|after|preliminary|plus|minus|times|and|to|through|per|each|every|a\s(?:\w+\s)?
     (?:guess|bound|estimate|approximation|minimum|maximum|bit|little|lot|few|pair|day|week|month|year|hour|minute|head
       |piece|person)\b

@@ -32,6 +32,7 @@ from pdr_dspy.runtime import store_whole
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.training.replay import NAMED_MODELS, ReplayLM, evaluation_config
 from pdr_dspy.verifiers import RIGHT, Metric, Verifier, as_verifier
+from pdr_dspy.verifiers.base import verdict
 
 Kind = Literal["trace", "draft", "workspace", "refinement", "summary", "pick", "verdict"]
 
@@ -222,9 +223,10 @@ class _Collected:
         inputs = inputs_of(self.program, example) | ({} if self.budget is None else {"budget": self.budget})
 
         def oracle(outputs: Mapping[str, Any]) -> float:
-            return float(self.verifier(example, dspy.Prediction(**outputs)))
+            return float(verdict(self.verifier, example, dspy.Prediction(**outputs)))
 
-        same = calls.session(store=None, seed=row.seed, on_call=replayed.append, oracle=oracle)
+        heard = {"on_call": replayed.append, "on_failed_round": lambda why: None}  # the row has it
+        same = calls.session(store=None, seed=row.seed, oracle=oracle, **heard)
         with same, dspy.context(trace=None), suppress(RoundFailed):
             self.program(**inputs)
         return {call.key: lm.prompts[call.seed] for call in replayed if call.seed in lm.prompts}

@@ -12,6 +12,7 @@ of the reference.
 from __future__ import annotations
 
 import json
+import logging
 import random
 import re
 from collections import Counter
@@ -26,7 +27,7 @@ from pdr_dspy.calls.failures import CallError
 from pdr_dspy.calls.ledger import Phase
 from pdr_dspy.calls.request import Sampling
 from pdr_dspy.calls.store import Rollouts
-from pdr_dspy.errors import ConfigError, DataError, StoreError
+from pdr_dspy.errors import ConfigError, DataError, PDRError, StoreError
 from pdr_dspy.evaluation import Runner, ids_of
 from pdr_dspy.evaluation.records import Row, read_rows
 from pdr_dspy.evaluation.runner import inputs_of
@@ -38,12 +39,16 @@ from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import Role, signature_of
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.runtime.atomic_write import local_path
+from pdr_dspy.runtime.raised_by import in_words
 from pdr_dspy.training.export_sft import Exported, Sample
 from pdr_dspy.training.replay import NAMED_MODELS, Replay, Replayed, evaluation_config
 from pdr_dspy.verifiers import RIGHT, Metric, Score, Verifier, as_verifier
+from pdr_dspy.verifiers.base import verdict
 from pdr_dspy.verifiers.checks import AsyncCheck, CalibratedCheck, JudgeCheck
 from pdr_dspy.verifiers.checks.served import ModelCheck
 from pdr_dspy.verifiers.words import weights_of
+
+logger = logging.getLogger("pdr_dspy")
 
 _WHOLE_ROUNDS = {"quorum": 1.0, "agree": None, "stop_at": None, "first_wave": None, "next_wave": None, "keep": False}
 """The settings of a schedule under which no round ends early."""
@@ -110,7 +115,12 @@ def asked_picks(
     picks = _picks(program, verifier, None, orders, 0)
     found: list[Asked] = []
     for row, example, replayed in _replays(run_dir, examples, picks):
-        for wanted in () if isinstance(replayed, str) else picks.wanted(row, example, replayed):
+        try:
+            calls_of_row = [] if isinstance(replayed, str) else list(picks.wanted(row, example, replayed))
+        except _Ungraded as error:
+            picks.labels.say(error)
+            continue
+        for wanted in calls_of_row:
             if isinstance(wanted, _Wanted):
                 predictor = picks.asking.predictor(Role.SELECT)
                 places = range(1, wanted.candidates + 1)
@@ -138,10 +148,21 @@ def export_verdicts(
     return _exported(run_dir, examples, _Verdicts(operator, as_verifier(verifier), teacher))
 
 
-_COUNTED = ("rows", "no_choice", "duplicates", "not_stored", "other_prompt", "disagreed", "leaked", "failed")
+_COUNTED = (
+    "rows",
+    "no_choice",
+    "duplicates",
+    "not_stored",
+    "other_prompt",
+    "disagreed",
+    "leaked",
+    "failed",
+    "ungraded",
+)
 """Beside `picks` or `verdicts`, the samples: rows; rows whose drafts are all right or all wrong (picks), or were not
-answered (verdicts); equal samples; rows without a stored draft, or whose drafts are other calls of this program; and
-turns of the teacher that the verifier disagrees with, that speak of the reference, or that failed."""
+answered (verdicts); equal samples; rows without a stored draft, or whose drafts are other calls of this program;
+turns of the teacher that the verifier disagrees with, that speak of the reference, or that failed; and rows (picks) or
+drafts (verdicts) that the verifier failed on."""
 _TOLD = re.compile(r"\breference\b|\bgold(?:en)?\b", re.IGNORECASE)
 _REFERENCE = "reference_answer"
 _BY_REFERENCE = """\
@@ -276,7 +297,12 @@ class _Picks:
     def turns(self, row: Row, example: dspy.Example, replayed: Replayed) -> Iterator[_Turn]:
         """The select calls of a row, as turns to learn."""
         predictor = self.asking.predictor(Role.SELECT)
-        asked = list(self.wanted(row, example, replayed))
+        try:
+            asked = list(self.wanted(row, example, replayed))
+        except _Ungraded as error:
+            self.labels.say(error)
+            yield _Turn([], None, "ungraded")
+            return
         wanted = [each for each in asked if each is not None]
         yield from [_Turn([], None, "no_choice")] * (len(asked) - len(wanted))
         if self.teacher is None:
@@ -339,7 +365,12 @@ class _Verdicts:
             if messages is None:
                 yield _Turn([], None, "no_choice")
                 continue
-            right = self.labels.is_right(example, answer)
+            try:
+                right = self.labels.is_right(example, answer)
+            except _Ungraded as error:
+                self.labels.say(error)
+                yield _Turn([], None, "ungraded")
+                continue
             turn = _Turn([], "Yes" if right else "No")
             if self.teacher is not None:
                 turn = self._taught(example, inputs, outputs, right)
@@ -385,6 +416,10 @@ class _Shown:
         return self
 
 
+class _Ungraded(Exception):
+    """A verifier that failed on a draft."""
+
+
 class _Labels:
     """Which drafts are right, and the gold answer for a teacher."""
 
@@ -393,6 +428,13 @@ class _Labels:
         self.program = program
         self.fields = tuple(program.task.output_fields)
         self._known: dict[str, bool] = {}
+        self._said = False
+
+    def say(self, error: _Ungraded) -> None:
+        """Log the first failure of the verifier."""
+        if not self._said:
+            logger.warning("a draft is left out, and counted as `ungraded`, since the verifier failed: %s", error)
+        self._said = True
 
     def right(self, row: Row, example: dspy.Example, drafts: Sequence[Draft]) -> set[int]:
         """The indices of the right drafts: by the row's scores, or graded if the row has none."""
@@ -402,12 +444,17 @@ class _Labels:
         return {draft.index for draft in drafts if self.is_right(example, draft.outputs)}
 
     def is_right(self, example: dspy.Example, outputs: Mapping[str, Any]) -> bool:
-        """The verifier's verdict on an answer, asked once for each."""
+        """The verifier's verdict on an answer, asked once for each. Raises _Ungraded if it fails."""
         if any(name not in outputs for name in self.fields):
             return False
         key = repr((sorted(example.items(), key=str), sorted(outputs.items(), key=str)))
         if key not in self._known:
-            self._known[key] = float(self.verifier(example, dspy.Prediction(**outputs))) >= RIGHT
+            try:
+                self._known[key] = float(verdict(self.verifier, example, dspy.Prediction(**outputs))) >= RIGHT
+            except PDRError:
+                raise
+            except Exception as error:  # a user's verifier may raise anything
+                raise _Ungraded(in_words(error)) from error
         return self._known[key]
 
     def gold(self, example: dspy.Example) -> str:

@@ -163,7 +163,9 @@ class Replay:
             trace: list[Any] = []
             found: Any = None
             with (
-                calls.session(store=None, seed=row.seed, on_call=made.append, on_progress=None),
+                calls.session(
+                    store=None, seed=row.seed, on_call=made.append, on_progress=None, on_failed_round=_unheard
+                ),
                 dspy.context(trace=trace),
                 suppress(RoundFailed),
             ):
@@ -174,6 +176,10 @@ class Replay:
                 select = vars(program).get(Role.SELECT.value)
                 return Replayed(found.rounds[0], [entry[1] for entry in trace if entry[0] is select])
         return "other_prompt"
+
+
+def _unheard(why: str) -> None:
+    """Drop a report that the row has already."""
 
 
 class _Everybody(ReplayLM):

@@ -22,12 +22,13 @@ from pdr_dspy.calls.ledger import Call, Ledger, Phase
 from pdr_dspy.errors import ConfigError, PDRError
 from pdr_dspy.evaluation.runner import Runner, inputs_of
 from pdr_dspy.operators.operator import Operator
-from pdr_dspy.operators.outcome import Round
+from pdr_dspy.operators.outcome import Round, Stop
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.training.policy_lm import PolicyLM, SampledCall
 from pdr_dspy.training.rewards import PENALTY, REWARD, Grader, Verdict, check_threshold, workspace_reward
 from pdr_dspy.training.types import DISTILLER_CALLS, Group, Mode, Policy, Row, Sampled, TrainCalls
 from pdr_dspy.verifiers import Metric, Verifier, as_verifier
+from pdr_dspy.verifiers.base import verdict
 
 T = TypeVar("T")
 TEMPERATURE = 1.0
@@ -249,15 +250,17 @@ class Episodes:
         seed = int(_fraction(group.seed, f"episode {episode.number}") * 2**31)
 
         def oracle(outputs: Mapping[str, Any]) -> float:
-            return float(self.verifier(group.example, dspy.Prediction(**outputs)))
+            return float(verdict(self.verifier, group.example, dspy.Prediction(**outputs)))
 
         async def run() -> _Outcome:
-            with calls.session(oracle=oracle, in_flight=None, on_call=None):
+            heard = {"on_call": None, "on_failed_round": lambda why: None}  # counted as `rounds_failed`
+            with calls.session(oracle=oracle, in_flight=None, **heard):
                 try:
                     prediction = await program.acall(seed=seed, **inputs_of(program, group.example))
                 except RoundFailed as error:
                     return _Outcome(program.schedule.rounds, error.ledger, None)
-            return _Outcome(program.schedule.rounds, prediction.ledger, prediction.rounds)
+            failed = prediction.stop is Stop.ROUND_FAILED  # the episode has no last round to reward
+            return _Outcome(program.schedule.rounds, prediction.ledger, None if failed else prediction.rounds)
 
         return run
 

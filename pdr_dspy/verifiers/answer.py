@@ -10,6 +10,7 @@ import dspy
 from dspy.lm15 import TokenLogprob
 
 from pdr_dspy import calls
+from pdr_dspy.arguments import explained
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.runtime.event_loop import run as run_async
 from pdr_dspy.verifiers.arguments import check_lm, check_threshold, check_whole_numbers
@@ -32,6 +33,7 @@ _PROMPT = (
 _WHAT = {"A": "right", "B": "wrong", "C": "no answer"}
 
 
+@explained
 @dataclass(frozen=True)
 class AnswerVerifier(Fields):
     """Scores by a model that was trained to compare an answer with the gold one, such as CompassVerifier

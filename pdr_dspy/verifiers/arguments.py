@@ -20,7 +20,8 @@ def check_lm(owner: Any, lm: Any) -> None:
 
 def check_threshold(owner: Any, threshold: float | None) -> None:
     """Raise ConfigError for a threshold outside of (0, 1]; None is allowed."""
-    if threshold is not None and not 0 < threshold <= 1:
+    number = isinstance(threshold, (int, float)) and not isinstance(threshold, bool)
+    if threshold is not None and not (number and 0 < threshold <= 1):
         raise ConfigError(f"`{type(owner).__name__}(threshold={threshold!r})` must be in (0, 1], or None")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
+from pdr_dspy.runtime.raised_by import raised_by
+
 if TYPE_CHECKING:
     import dspy
 
@@ -30,7 +32,10 @@ class Score(float):
     def __new__(
         cls, value: float, detail: str = "", calls: tuple[Call, ...] = (), feedback: str | None = None
     ) -> Score:
-        number = float(value)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"`Score(value={value!r})` must be a number in [0, 1]") from None
         if not 0.0 <= number <= 1.0:  # also refuses nan
             raise ValueError(f"`Score(value=...)` must be in [0, 1], got {value!r}")
         self = super().__new__(cls, number)
@@ -76,3 +81,30 @@ class Verifier(Protocol):
     def describe(self) -> dict[str, Any]:
         """Return the JSON-serialisable settings, with the public class name under "kind"."""
         ...
+
+
+def named(verifier: Verifier) -> str:
+    """A verifier in messages. Evaluations compute it once: the text of some verifiers is long."""
+    return f"the verifier {verifier!r}"
+
+
+def verdict(
+    verifier: Verifier, example: dspy.Example, prediction: dspy.Prediction, *, part: str | None = None
+) -> Score:
+    """The score by a verifier, which may be a user's code, called synchronously.
+
+    Args:
+        verifier: the verifier.
+        example: with the gold fields.
+        prediction: with the output fields.
+        part: `named(verifier)`, where it is known.
+
+    Raises the verifier's errors with a note that names it; RuntimeError for a SystemExit and the like, which would end
+    more than the verdict.
+    """
+    try:
+        found = verifier(example, prediction)
+        return found if isinstance(found, Score) else Score(float(found))
+    except BaseException:
+        with raised_by(part or named(verifier)):
+            raise

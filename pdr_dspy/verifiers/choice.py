@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.text.choices import to_choice
 from pdr_dspy.verifiers.base import Score
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _LETTERS = tuple("ABCDEFGHIJ")
 
 
+@explained
 @dataclass(frozen=True)
 class ChoiceVerifier(Fields):
     """Scores 1 if the answer names the gold option and no other (see `pdr_dspy.text.choices.to_choice`), else 0.
@@ -32,6 +34,11 @@ class ChoiceVerifier(Fields):
         super().__post_init__()
         if isinstance(self.options, list):
             object.__setattr__(self, "options", tuple(self.options))
+        if not isinstance(self.options, (tuple, str)):
+            raise ConfigError(
+                f"`ChoiceVerifier(options={self.options!r})` must be the options, such as ('A', 'B'), the name of the "
+                "example's field with them"
+            )
         if isinstance(self.options, tuple) and (len(self.options) == 1 or len(set(self.options)) != len(self.options)):
             raise ConfigError(f"`ChoiceVerifier(options={self.options!r})` must be at least two different options")
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.runtime.event_loop import run as run_async
 from pdr_dspy.text.code import programs
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import dspy
 
 
+@explained
 @dataclass(frozen=True)
 class CodeVerifier(Fields):
     """Scores a program by hidden tests: 1 if all of them pass, else 0.

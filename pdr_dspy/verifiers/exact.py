@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.fields import Fields, answer_text, as_text, gold_text, lookup, short, unanswered
 
@@ -20,6 +21,7 @@ _WRAPS = (
 )
 
 
+@explained
 @dataclass(frozen=True)
 class ExactVerifier(Fields):
     """Scores 1 if the answer is the gold text, else 0.

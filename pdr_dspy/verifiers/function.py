@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.calls.dspy_bridge import inputs_marked
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.runtime import event_loop
@@ -29,6 +30,7 @@ _ARGUMENTS = 5
 """The largest number of a metric's arguments: example, prediction, trace, and GEPA's predictor name and trace."""
 
 
+@explained
 def as_verifier(metric: Any, *, argument: str = "verifier=...") -> Verifier:
     """Return a verifier unchanged, and any other callable as a verifier.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import dspy
 from dspy.lm15 import Config, Message, Request, Response, TokenLogprob
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.calls import dspy_bridge, formats
 from pdr_dspy.calls.capabilities import Capabilities, capabilities
 from pdr_dspy.calls.dspy_bridge import Tries, sending, tries_of
@@ -39,6 +40,7 @@ _SYSTEM = (
 _VERDICT = OutputFormat(choices=("yes", "no"))
 
 
+@explained
 @dataclass(frozen=True)
 class JudgeVerifier(Fields):
     """Scores by asking `lm` whether the answer meets `criteria`.

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.text.answers import MAX_ANSWER, tidy, to_number
 from pdr_dspy.text.number_words import NOT_PLAIN, PHRASES, unit_named
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("pdr_dspy.verifiers")
 
 
+@explained
 @dataclass(frozen=True)
 class MathVerifier(Fields):
     r"""Scores 1 if the answer is mathematically equal to the gold answer, else 0.
@@ -82,7 +84,8 @@ class MathVerifier(Fields):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("timeout", "memory"):
-            if not getattr(self, name) > 0:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
                 raise ConfigError(f"`MathVerifier({name}={getattr(self, name)!r})` must be above 0")
 
     def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Score:

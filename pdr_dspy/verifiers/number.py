@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.text.answers import to_number
 from pdr_dspy.verifiers.base import Score
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import dspy
 
 
+@explained
 @dataclass(frozen=True)
 class NumberVerifier(Fields):
     """Scores 1 if the answer names the gold number, compared exactly, else 0.
@@ -34,7 +36,8 @@ class NumberVerifier(Fields):
         super().__post_init__()
         for name in ("tolerance", "relative"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not (number and math.isfinite(value) and value >= 0):
                 raise ConfigError(f"`NumberVerifier({name}={value!r})` must be a finite number, at least 0")
 
     def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Score:

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.errors import ConfigError, DataError, MissingExtra
 from pdr_dspy.text.answers import tidy, to_number
 from pdr_dspy.verifiers.arguments import check_threshold
@@ -32,6 +33,7 @@ _CODE = re.compile(
 )
 
 
+@explained
 @dataclass(frozen=True)
 class ProceduralVerifier(Fields):
     """Scores an answer to a problem of `datasets.load("rg:...")` by the scorer of its task.

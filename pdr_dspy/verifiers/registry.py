@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.runtime.registry import Registry, origin_of
 from pdr_dspy.verifiers.answer import AnswerVerifier
@@ -60,6 +61,7 @@ VERIFIERS: Registry[Make] = Registry(
 """All verifiers: the constructor of each name."""
 
 
+@explained
 def verifier(name: str) -> Callable[[M], M]:
     """Register a verifier for `load_verifier({"kind": name, ...})` and `--verifier name`.
 
@@ -100,6 +102,7 @@ def asks_model(name: str) -> bool:
     return model is not None and model.default is inspect.Parameter.empty
 
 
+@explained
 def load_verifier(description: Mapping[str, Any], *, lm: dspy.LM | None = None, trusted: bool = False) -> Verifier:
     """Rebuild a verifier from its `describe()`, also as stored in a saved program.
 

@@ -370,8 +370,7 @@ HOSTED = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize("program", HOSTED, ids=lambda program: str(program.schedule))
-def test_any_lm_of_dspys_serves_every_operator(program: Any, monkeypatch: Any) -> None:
-    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "true")  # DSPy looks prices up
+def test_any_lm_of_dspys_serves_every_operator(program: Any) -> None:
     with MockServer(text_of) as server:
         lm = dspy.LM("openai/mock", api_base=server.api_base, api_key="k", timeout=30, cache=False, num_retries=0)
         with dspy.context(lm=lm):
@@ -385,8 +384,7 @@ def test_any_lm_of_dspys_serves_every_operator(program: Any, monkeypatch: Any) -
         assert isinstance(body["seed"], int)
 
 
-def test_a_reasoning_model_is_sent_the_cap_that_is_on_the_ledger(monkeypatch: Any) -> None:
-    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "true")  # DSPy looks prices up
+def test_a_reasoning_model_is_sent_the_cap_that_is_on_the_ledger() -> None:
     with MockServer(text_of, models=("gpt-5-mini",), usage=False) as server:
         lm = dspy.LM("openai/gpt-5-mini", api_base=server.api_base, api_key="k", cache=False, num_retries=0)
         with dspy.context(lm=lm):

@@ -244,6 +244,7 @@ def test_what_others_put_in_a_database_is_seen_after_a_refresh(postgres: Postgre
         assert again.get("key3") == rollout(3, "first")
 
 
+@pytest.mark.slow
 @postgresql
 def test_threads_put_into_a_database(postgres: PostgresServer) -> None:
     url = postgres.database()
@@ -303,6 +304,7 @@ def test_a_database_that_goes_away_is_reported_and_what_was_put_is_still_in_memo
         assert {record.key for record in again} == {"key1", "key3"}
 
 
+@pytest.mark.slow
 @postgresql
 def test_a_table_of_another_version_is_refused(postgres: PostgresServer) -> None:
     url = postgres.database()

@@ -15,6 +15,7 @@ from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.evaluate import Job
 from pdr_dspy.cli.model_option import Model
 from pdr_dspy.cli.program_files import Target, find, operator_of
+from pdr_dspy.operators import BestOfN, Operator
 from pdr_dspy.operators.schedule import Schedule
 from tests.cli.test_app import PROGRAM, add_one
 from tests.support.mock_server import MockServer
@@ -113,3 +114,13 @@ def test_what_shares_no_calls_may_have_fewer_questions_and_says_so(
     )
     assert refined["difference"] == (sum(ours) - sum(theirs)) / count
     assert f"SR x2{said}" in [row[0] for row in compare.table(list(lines.values()))[1]]
+
+
+def test_baselines_of_a_program_with_waves_have_none() -> None:
+    waves = {"stop_at": 1.0, "first_wave": 2, "next_wave": 1}
+    program = BestOfN("question -> answer", n=4, check=lambda args, pred: 1.0, **waves)
+    made = [compare._single(program), compare._voting(program, 4), compare._refining(program, 3)]
+    made.append(compare._best(program, 3, "check"))
+    assert [str(one.schedule) for one in made if isinstance(one, Operator)] == [
+        "LongCoT", "vote of 4", "SR x3", "best of 3 check=check",
+    ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,6 +18,16 @@ class Knot:
         self.me = self
 
 
+@pytest.fixture
+def thawed() -> Iterator[None]:
+    """Nothing is frozen, as in a new process; tests/conftest.py freezes the modules and the tests."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("thawed")
 def test_what_is_made_inside_is_collected_and_what_existed_is_again_afterwards() -> None:
     old = Knot()
     before = weakref.ref(old)
@@ -31,7 +42,18 @@ def test_what_is_made_inside_is_collected_and_what_existed_is_again_afterwards()
     assert before() is None
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("thawed")
 def test_an_error_does_not_leave_it_frozen() -> None:
     with pytest.raises(ZeroDivisionError), settled_heap():
         raise ZeroDivisionError
     assert gc.get_freeze_count() < 10_000
+
+
+def test_a_heap_that_the_process_has_frozen_itself_stays_so() -> None:
+    gc.freeze()
+    frozen = gc.get_freeze_count()
+    assert frozen > 10_000
+    with settled_heap():
+        pass
+    assert gc.get_freeze_count() == frozen

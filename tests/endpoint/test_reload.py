@@ -101,9 +101,9 @@ def test_a_file_names_no_code_that_is_run(tmp_path: Path) -> None:
     del content["sha256"]
     schedule = content["operators"][""]["schedule"]
     schedule |= {"distiller": "mine", "distiller_from": "own_part:mine"}
-    from pdr_dspy.artifact import _digest
+    from pdr_dspy.artifact.file import digest
 
-    path.write_text(json.dumps({**content, "sha256": _digest(content)}))
+    path.write_text(json.dumps({**content, "sha256": digest(content)}))
     (tmp_path / "own_part.py").write_text(f"import os; os.mkdir({str(tmp_path / 'ran')!r})")
     with pytest.raises(ArtifactError, match="mine"):
         pdr_dspy.app(path, lm=scripted_lm(lambda request: "x"))

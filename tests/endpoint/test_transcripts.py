@@ -10,10 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import dspy
-import litellm
 import openai
 import pytest
-from litellm.exceptions import BadRequestError, NotFoundError
 
 from pdr_dspy.endpoint import Keys, Limits
 from tests.support.endpoint_server import EndpointServer
@@ -49,6 +47,8 @@ def test_curl_gets_a_stream_and_a_status(start: Start) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 def test_litellm_takes_it_for_any_openai_server(start: Start, stream: bool) -> None:
+    import litellm
+
     server = start()
     done: Any = litellm.completion(
         model="openai/solver",
@@ -70,7 +70,11 @@ def test_litellm_takes_it_for_any_openai_server(start: Start, stream: bool) -> N
         assert done.choices[0].finish_reason == "stop"
 
 
+@pytest.mark.slow
 def test_litellm_names_errors_as_openais(start: Start) -> None:
+    import litellm
+    from litellm.exceptions import BadRequestError, NotFoundError
+
     server = start()
     with pytest.raises(BadRequestError, match="below the worst case"):
         litellm.completion(
@@ -84,6 +88,7 @@ def test_litellm_names_errors_as_openais(start: Start) -> None:
         litellm.completion(model="openai/other", messages=QUESTION, api_base=server.api_base, api_key="none")
 
 
+@pytest.mark.slow
 def test_a_dspy_program_stands_on_it_with_a_budget(start: Start, model: MockServer) -> None:
     server = start()
     lm = dspy.LM(

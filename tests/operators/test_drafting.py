@@ -11,17 +11,17 @@ from pdr_dspy.calls.ledger import Phase
 from pdr_dspy.operators.strategies import PDR, LongCoT
 from pdr_dspy.testing import ScriptedRequest
 from tests.support.checks import QA, ask
-from tests.support.solver import engine, role_of, solver
+from tests.support.solver import engine, role_of
 
 
-def test_a_round_in_which_all_drafts_fail_raises_with_what_was_spent() -> None:
+def test_a_round_in_which_all_drafts_fail_raises_with_what_was_spent_if_none_before_has_an_answer() -> None:
     def reply(request: ScriptedRequest) -> str:
         if role_of(request) == "refine":
             raise dspy.lm15.ServerError("gone")
-        return solver(request)
+        return "I cannot say."
 
     with pytest.raises(RoundFailed, match=r"all 1 drafts of round 2 failed.*gone") as failed:
-        ask(PDR(QA, widths=(3, 1), distiller="random_k"), engine(reply))
+        ask(PDR("question -> answer: int", widths=(3, 1), distiller="random_k"), engine(reply))
     assert len(failed.value.ledger) == 4
     assert failed.value.ledger.failed == 1
     assert failed.value.ledger.total > 0

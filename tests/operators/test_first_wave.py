@@ -6,13 +6,20 @@ import math
 from pathlib import Path
 from typing import Any
 
+import dspy
 import pytest
 
 from pdr_dspy import Budget, calls
 from pdr_dspy.calls.store import Rollouts
+from pdr_dspy.calls.telemetry import figures
+from pdr_dspy.endpoint.work import spent
 from pdr_dspy.errors import BudgetTooSmall, ConfigError
+from pdr_dspy.evaluation import evaluate
 from pdr_dspy.operators import PDR, BestOfN, Schedule, SelfConsistency
 from pdr_dspy.operators.outcome import Stop
+from pdr_dspy.reporting.evaluation_tables import program_row
+from pdr_dspy.search.racing.cost_model import profile_of
+from pdr_dspy.verifiers import ExactVerifier
 from tests.support.checks import QA, SMALL, Marks, ask, says
 
 
@@ -167,3 +174,42 @@ def test_data_of_older_schedules_stays_as_it_was() -> None:
     kept = Schedule(widths=(4,), final="vote", agree=0.95, first_wave=2)
     assert Schedule.model_validate_json(kept.model_dump_json()) == kept
     assert "first_wave=2" in str(kept)
+
+
+# --------------------------------------------------------------------------------------------------- what was not sent
+
+
+WAVES = {
+    "the first wave passes": ({"b": 1.0}, {"first_wave": 2}, 2),
+    "single drafts until one passes": ({"c": 1.0}, {"first_wave": 1, "next_wave": 1}, 3),
+    "none passes": ({}, {"first_wave": 2}, 6),
+}
+
+
+@pytest.mark.parametrize(("table", "waves", "sent"), WAVES.values(), ids=WAVES)
+def test_counts_of_calls_are_those_of_calls_sent(
+    table: dict[str, float], waves: dict[str, int], sent: int, tmp_path: Path
+) -> None:
+    def program() -> Any:
+        return BestOfN(QA, n=6, check=Marks(table), stop_at=1.0, **waves, **SMALL)
+
+    told: list[Any] = []
+    lm = says(*"abcdef")
+    with calls.session(on_call=told.append):
+        ledger = ask(program(), lm).ledger
+    assert len(ledger) == len(told) == lm.served.calls == sent
+    assert repr(ledger).startswith(f"<Ledger: {sent} calls, ")
+    assert [call.sent for call in ledger.calls] == [True] * sent + [False] * (6 - sent)
+    assert (ledger.cancelled, ledger.tries, figures(ledger.calls)["pdr.calls"]) == (0, sent, sent)
+    assert spent(ledger, ledger.sequential)["calls"] == sent
+
+    examples = [dspy.Example(question="q", answer="a", id="one").with_inputs("question")]
+    for reused in (0.0, 1.0):
+        with dspy.context(lm=says(*"abcdef")), Rollouts(tmp_path / "store") as store:
+            report = evaluate(program(), examples, ExactVerifier(), store=store)
+        (row,) = report.rows
+        assert (report.calls, row.sent, report.reused) == (sent, sent, reused)
+        assert f"calls={sent}" in repr(row)
+        assert f" {sent:.1f} calls, " in str(report)
+        assert program_row(report).cancelled == 0.0
+        assert profile_of([row])["draft"].calls == sent

@@ -47,7 +47,7 @@ def test_an_operator_holds_exactly_the_predictors_that_it_calls() -> None:
         (lambda: LongCoT(QA, widths=(2, 1)), "`widths` is fixed"),
         (lambda: PDR(QA, schedule=cast(Any, (8, 1))), "must be a Schedule or the name of a preset"),
         (lambda: PDR(QA, "grand"), "unknown; choose one of"),
-        (lambda: PDR(QA, depth=3), r"depth=3.*there is no `depth`; check its spelling"),
+        (lambda: PDR(QA, depth=3), r"depth=3.*there is no `depth`; the names are signature, schedule, check"),
         (lambda: PDR("answer"), "not a DSPy signature"),
         (lambda: PDR("question -> workspace"), "'workspace'"),
     ],

@@ -20,7 +20,7 @@ from pdr_dspy.operators.schedule import PRESETS, Schedule, preset
         ({"widths": (-2, 1)}, "below 1"),
         ({"widths": (257, 1)}, "above 256"),
         ({"widths": 4}, "widths=4"),
-        ({"widths": (2.5, 1)}, r"widths\.0=2\.5"),
+        ({"widths": (2.5, 1)}, r"widths=\(2\.5, 1\)"),
         ({"widths": (2, 1), "distiller": "topk", "k": 3}, r"k=3.*above a width"),
         ({"widths": (8, 2, 1), "distiller": "random_k", "k": 4}, r"k=4.*above a width"),
         ({"kappa": 0}, "kappa=0"),

@@ -21,8 +21,9 @@ from pdr_dspy.reporting import search_tables
 from pdr_dspy.search import AXES, Axis, PDROptimizer, Space, axis
 from pdr_dspy.search.driver.journal import read_journal
 from pdr_dspy.search.settings import SearchSettings
-from pdr_dspy.search.space.axes import TABLE, canonical, settings_of
+from pdr_dspy.search.space.axes import TABLE
 from pdr_dspy.search.space.candidate import Candidate
+from pdr_dspy.search.space.canonical import canonical, settings_of
 from pdr_dspy.testing import scripted_lm
 from pdr_dspy.testing.conformance import check_axis
 from tests.search.test_optimizer import SMALL, Exact, questions, reasoner, student

@@ -22,7 +22,7 @@ from pdr_dspy.search.driver.journal import Journal
 from pdr_dspy.search.driver.measurements import Measurements
 from pdr_dspy.search.problem import prepare
 from pdr_dspy.search.racing.cost_model import predict
-from pdr_dspy.search.racing.plan import Propose, Proposed, Stage
+from pdr_dspy.search.racing.requests import Propose, Proposed, Stage
 from pdr_dspy.testing import ScriptedLM, scripted_lm
 from pdr_dspy.verifiers.base import Score
 from tests.search.test_optimizer import SMALL, Exact, another, compiled, mixed, questions, reasoner, student

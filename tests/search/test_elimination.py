@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pdr_dspy.evaluation.statistics import worse
 from pdr_dspy.search.racing.elimination import Run, beaten, levels, looks, over
 from pdr_dspy.search.racing.pareto import Limits
-from pdr_dspy.search.racing.plan import Cell
+from pdr_dspy.search.racing.requests import Cell
 
 
 def ran(scores: Sequence[float], sequential: float = 100.0, total: float = 100.0) -> Run:

@@ -19,7 +19,7 @@ from pdr_dspy.errors import EndpointError, PDRError, StoreError
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.driver.journal import Journal, open_journal
 from pdr_dspy.search.driver.measurements import PROBES, Measurements, cell, transient
-from pdr_dspy.search.racing.plan import Cell, Measure, Pair, Stage
+from pdr_dspy.search.racing.requests import Cell, Measure, Pair, Stage
 from pdr_dspy.search.space.candidate import Candidate
 from pdr_dspy.serving import connect
 from pdr_dspy.testing import ScriptedLM, ScriptedRequest, scripted_lm
@@ -261,7 +261,7 @@ def test_programs_that_fail_where_the_student_answers_are_recorded_as_failed() -
     lm = scripted_lm(lambda request: "" if re.search(r"Answer: \w", request.user) else reasoner(request))
     cells = measured(one, request, lm)
     assert len(journal.names()) == len(cells) == len(PAIRS)
-    assert all(found.failed and not found.score for found in cells.values())
+    assert all(found.failed for found in cells.values())
 
 
 def test_a_verifier_that_fails_is_no_failure_of_the_servers() -> None:

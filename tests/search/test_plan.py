@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from pdr_dspy.evaluation.drafts import Drafts
 from pdr_dspy.operators.schedule import Schedule
-from pdr_dspy.search.racing.plan import Cell, Found, Measure, Pair, Plan, Propose, Proposed, Stage, Write, scores_of
+from pdr_dspy.search.racing.arms import Found
+from pdr_dspy.search.racing.plan import Plan
+from pdr_dspy.search.racing.requests import Cell, Measure, Pair, Propose, Proposed, Stage, Write
 from pdr_dspy.search.settings import from_keywords
 from pdr_dspy.search.space.candidate import Candidate
 
@@ -231,43 +232,8 @@ def test_without_fresh_runs_the_best_of_the_race_is_confirmed_at_once() -> None:
     assert not world.measured(Stage.FINAL)
     assert len(found.finalists) == 3
     assert all(math.isnan(finalist.fresh) for finalist in found.finalists)
-    assert found.chosen == plan.best(found.arms)[0].number
+    assert found.chosen == plan.standing.best(found.arms)[0].number
     assert set(world.measured(Stage.CONFIRM)[0].arms) == {0, found.chosen}
-
-
-def one_pass(score: float, prompt: str = "p") -> Cell:
-    return Cell(score, 1, 1, one_pass=prompt)
-
-
-def several(score: float, *drafts: float, prompt: str = "p") -> Cell:
-    return Cell(score, 1, len(drafts), drafts=Drafts(prompt, drafts) if drafts else None)
-
-
-@pytest.mark.parametrize(
-    ("beside", "scores"),
-    [
-        pytest.param([], [1.0, 0.0], id="alone"),
-        pytest.param([several(1.0, 1, 0, 0, 0), several(0.0, 0, 0)], [0.25, 0.0], id="drafts of the same prompt"),
-        pytest.param([several(1.0, 1, 0, prompt="q"), several(0.0, 0, 1)], [1.0, 0.5], id="drafts of another prompt"),
-        pytest.param([several(1.0), several(1.0, 0, 1)], [1.0, 0.5], id="drafts that are not known"),
-    ],
-)
-def test_one_pass_is_scored_over_the_drafts_of_the_others_on_the_same_pair(
-    beside: list[Cell], scores: list[float]
-) -> None:
-    pairs = [Pair(0), Pair(1)]
-    single = dict(zip(pairs, [one_pass(1.0), one_pass(0.0)], strict=True))
-    others = dict(zip(pairs, beside, strict=False))
-    found, kept = scores_of([single, others])
-    assert [found[pair] for pair in pairs] == scores
-    assert kept == {pair: cell.score for pair, cell in others.items()}  # no other program's score changes
-
-
-def test_the_most_drafts_count_and_those_of_another_pair_do_not() -> None:
-    single = {Pair(0): one_pass(1.0), Pair(1): one_pass(1.0)}
-    few, many = {Pair(0): several(1.0, 1, 0)}, {Pair(0): several(1.0, 1, 0, 0, 0)}
-    for others in ((few, many), (many, few)):
-        assert scores_of([single, *others])[0] == {Pair(0): 0.25, Pair(1): 1.0}
 
 
 def test_a_call_is_paid_by_the_first_program_that_made_it_and_counted_once() -> None:

@@ -17,7 +17,7 @@ from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search import PDROptimizer, Space
 from pdr_dspy.search.prior import FIRST, Known, Prior, learn, read_prior, transferable
 from pdr_dspy.search.proposing.samplers import Proposer
-from pdr_dspy.search.racing.plan import Propose, Tried
+from pdr_dspy.search.racing.requests import Propose, Tried
 from pdr_dspy.search.racing.surrogate import WEIGHTS, pool
 from pdr_dspy.search.settings import SearchSettings
 from pdr_dspy.search.space.candidate import Candidate, describe_candidate, joint
@@ -182,6 +182,7 @@ def test_the_first_trials_are_promising_affordable_and_unlike_each_other(
 ) -> None:
     if large:
         monkeypatch.setattr("pdr_dspy.search.proposing.samplers.ENUMERABLE", 20)
+        monkeypatch.setattr("pdr_dspy.search.proposing.samplers.DRAWS", 300)
     prior, proposer = learn([known(RISING)]), Proposer(SPACE)
     found = [one.candidate for one in proposer.expected(prior, request())]
     everything = list(SPACE.candidates())

@@ -15,7 +15,7 @@ from pdr_dspy.operators.strategies import LongCoT
 from pdr_dspy.search import PDROptimizer
 from pdr_dspy.search.driver.identity import check, digest
 from pdr_dspy.search.problem import Problem, preflight, prepare
-from pdr_dspy.search.racing.plan import Stage
+from pdr_dspy.search.racing.requests import Stage
 from pdr_dspy.search.settings import RunOptions
 from pdr_dspy.testing import ScriptedLM, scripted_lm
 from tests.search.test_optimizer import SMALL, Exact, mixed, questions, reasoner, student

@@ -27,7 +27,7 @@ from pdr_dspy.search import Instructions, Limits, PDROptimizer, Proposal, Propos
 from pdr_dspy.search.candidates import REFLECTION
 from pdr_dspy.search.driver.journal import read_journal
 from pdr_dspy.search.proposing.written_instructions import children, earlier_of, parents_of, together
-from pdr_dspy.search.racing.plan import Tried
+from pdr_dspy.search.racing.requests import Tried
 from pdr_dspy.search.space.candidate import Candidate, joint
 from pdr_dspy.testing import ScriptedLM, ScriptedRequest, scripted_lm
 from tests.search.test_optimizer import SMALL, Exact, questions, reasoner, shape, student

@@ -13,7 +13,7 @@ from pdr_dspy.calls.ledger import Call, Phase
 from pdr_dspy.evaluation.records import Row
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
-from pdr_dspy.search.racing.plan import Tried
+from pdr_dspy.search.racing.requests import Tried
 from pdr_dspy.search.replays import Order, replays
 from pdr_dspy.search.space.candidate import Candidate
 from pdr_dspy.search.space.space import Space

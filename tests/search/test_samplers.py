@@ -11,7 +11,7 @@ from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search import Space
 from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing.pareto import Limits
-from pdr_dspy.search.racing.plan import Tried
+from pdr_dspy.search.racing.requests import Tried
 from pdr_dspy.search.settings import SAMPLERS
 from pdr_dspy.search.space.candidate import Candidate
 

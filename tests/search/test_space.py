@@ -19,8 +19,8 @@ from pdr_dspy.operators.schedule import Schedule, preset
 from pdr_dspy.operators.strategies import PDR, LongCoT
 from pdr_dspy.search.racing.cost_model import PhaseCost, predict, profile_of
 from pdr_dspy.search.racing.pareto import Limits, best, dominates, front
-from pdr_dspy.search.space.axes import canonical
 from pdr_dspy.search.space.candidate import Candidate, describe_candidate, program_with, read_candidate
+from pdr_dspy.search.space.canonical import canonical
 from pdr_dspy.search.space.prompt_axes import DemoSet, check_demos, demos_of, questions_in
 from pdr_dspy.search.space.space import Space
 from tests.support.solver import engine

@@ -22,9 +22,11 @@ from pdr_dspy.evaluation.statistics import paired
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search import PDROptimizer, SearchProgress, Space
 from pdr_dspy.search.racing import worth
+from pdr_dspy.search.racing.arms import Found
 from pdr_dspy.search.racing.confirmation import judge
 from pdr_dspy.search.racing.pareto import Limits
-from pdr_dspy.search.racing.plan import Cell, Found, Measure, Pair, Plan, Propose, Proposed, Stage
+from pdr_dspy.search.racing.plan import Plan
+from pdr_dspy.search.racing.requests import Cell, Measure, Pair, Propose, Proposed, Stage
 from pdr_dspy.search.racing.surrogate import Additive, Posterior
 from pdr_dspy.search.settings import from_keywords
 from pdr_dspy.search.space.candidate import Candidate
@@ -167,6 +169,7 @@ class TestStop:
         for mine, other in zip(ended.arms, whole.arms, strict=False):
             assert (mine.candidate, mine.race, mine.dropped) == (other.candidate, other.race, other.dropped)
 
+    @pytest.mark.slow
     def test_few_paid_tokens_left_make_a_trial_dearer(self) -> None:
         plenty, scarce = (
             len(searched(steep, stop="worth", price=0.02, max_tokens=tokens)[0].arms) for tokens in (10**9, 30_000)
@@ -184,7 +187,7 @@ class TestStop:
     def test_a_cohort_at_no_tokens_is_always_raced(self) -> None:
         plan = Plan(from_keywords({}).settings, questions=4, held_out=0, stop="worth", price=1.0)
         free = [Proposed("same calls", Candidate(SCHEDULE, {}), free=True)]
-        assert plan.not_worth(free) is None
+        assert plan.stopping.not_worth(free) is None
 
 
 class TestMargin:

@@ -168,7 +168,7 @@ def test_a_pasted_address_is_understood(server: MockServer) -> None:
         ({"headers": {"X-A": "1\r\nX-B: 2"}}, "cannot be an HTTP header"),
         ({"ca_file": "/no/such.pem"}, "names no file"),
         ({"proxy": "somewhere"}, "must be a URL"),
-        ({"nothing": 1}, "there is no such setting; known settings: api_key, headers"),
+        ({"nothing": 1}, "there is no `nothing`; the names are model, api_base, .*api_key, headers"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -66,9 +66,9 @@ def test_rows_fail_with_its_sentence_and_send_nothing_more() -> None:
         with dspy.context(lm=connect("mock", server.api_base)):
             report = evaluate(SR(QA, rounds=3), examples, ExactVerifier(), max_in_flight=1)
         assert len(server.requests) <= 8  # those of the round that was under way
-    failed = [row for row in report.rows if row.error is not None]
+    failed = [row for row in report.rows if row.failure is not None]
     assert len(failed) >= 3
-    assert all("another model took its place" in str(row.error) for row in failed)
+    assert all("another model took its place" in str(row.failure) for row in failed)
     assert all(row.answer == "1" for row in report.rows if row.error is None)
 
 

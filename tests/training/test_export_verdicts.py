@@ -337,3 +337,53 @@ def test_what_cannot_work(tmp_path: Path) -> None:
     run(tmp_path, topk())
     with pytest.raises(StoreError, match="no finished row"):
         export_picks(tmp_path, topk(), [dspy.Example(question="?", answer="1", id="x")], Secret())
+
+
+# ---- a verifier that fails
+
+
+class Failing(Secret):
+    """It fails on the drafts of one question."""
+
+    grades_drafts = False
+
+    def __init__(self, failure: BaseException) -> None:
+        self.failure = failure
+
+    def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Score:
+        if example.id == "q1":
+            raise self.failure
+        return super().__call__(example, prediction, trace)
+
+
+@pytest.mark.parametrize("failure", [SystemExit(3), KeyError("odd"), StopIteration()], ids=repr)
+def test_drafts_that_the_verifier_fails_on_are_left_out_and_counted(
+    tmp_path: Path, failure: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    lm = scripted_lm(reply)
+    with dspy.context(lm=lm):
+        evaluate(topk(), QUESTIONS, lambda example, prediction: 1.0, run_dir=tmp_path)
+    rows = (tmp_path / "rows.jsonl").read_text().splitlines()
+    bare = [json.loads(row) for row in rows]
+    for row in bare:
+        for round_ in row["rounds"]:
+            for draft in round_["drafts"]:
+                draft["score"] = None
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in bare))
+    caplog.clear()
+    found = export_picks(tmp_path, topk(), QUESTIONS, Failing(failure))
+    assert found.counts["ungraded"] == 1
+    assert {sample.id for sample in found.samples} == {"q2", "q3", "q5", "q6"}
+    (record,) = caplog.records
+    assert type(failure).__name__ in record.getMessage()
+    verdicts = export_verdicts(tmp_path, judged(), QUESTIONS, Failing(failure))
+    assert verdicts.counts["ungraded"] > 0
+    assert "q1" not in {sample.id for sample in verdicts.samples}
+    asked = asked_picks(tmp_path, topk(), QUESTIONS, Failing(failure))
+    assert {each.id for each in asked} == {"q2", "q3", "q5", "q6"}
+
+
+def test_an_interrupt_ends_an_export(tmp_path: Path) -> None:
+    run(tmp_path, judged())
+    with pytest.raises(KeyboardInterrupt):
+        export_verdicts(tmp_path, judged(), QUESTIONS, Failing(KeyboardInterrupt()))

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.calls.ledger import Call, Phase
 from pdr_dspy.calls.output_format import OutputFormat
 from pdr_dspy.calls.predict import Reply
@@ -164,6 +165,7 @@ def a_call_each(next_width: int) -> int:
     return next_width
 
 
+@explained
 @dataclass(frozen=True)
 class Distiller:
     """The properties of a distiller that schedule, loop, cost model, space, training and command line use.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.distillers.base import Distiller, Run, no_calls, one_call
 from pdr_dspy.operators.distillers.checked import CHECKED
@@ -39,6 +40,7 @@ DISTILLERS: Registry[Distiller] = Registry(
 """All distillers."""
 
 
+@explained
 def distiller(
     name: str,
     *,

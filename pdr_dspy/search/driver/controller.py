@@ -23,7 +23,9 @@ from pdr_dspy.search.problem import Problem, preflight
 from pdr_dspy.search.progress import Clock, Progress, Reporter, Standing, Step, finished, measuring
 from pdr_dspy.search.proposing import written_instructions
 from pdr_dspy.search.proposing.instructions import Proposals
-from pdr_dspy.search.racing.plan import Found, Measure, Plan, Propose, Proposed, Request, Stage, Write
+from pdr_dspy.search.racing.arms import Found
+from pdr_dspy.search.racing.plan import Plan
+from pdr_dspy.search.racing.requests import Measure, Propose, Proposed, Request, Stage, Write
 from pdr_dspy.search.records import TrialRecord, with_cohort
 from pdr_dspy.search.result import SearchResult, attach, write
 from pdr_dspy.search.settings import RunOptions
@@ -226,7 +228,7 @@ class Run:
             self.trials,
             self.plan.arms,
             lambda number: self.measurements.rows_of(Stage.RACE, number),
-            self.plan.estimates(),
+            self.plan.standing.estimates(),
             self.problem.settings.limits,
         )
         self.clock.end_cohort(sum(not trial.free for trial in self.trials[before:]))

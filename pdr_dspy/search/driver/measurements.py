@@ -27,7 +27,7 @@ from pdr_dspy.operators.nested import served_in
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.search.driver.journal import Journal
 from pdr_dspy.search.racing.cost_model import Profile, Tally
-from pdr_dspy.search.racing.plan import Cell, Measure, Pair, Stage
+from pdr_dspy.search.racing.requests import Cell, Measure, Pair, Stage
 from pdr_dspy.search.replays import Order
 from pdr_dspy.search.space.candidate import Candidate, program_with
 from pdr_dspy.verifiers.base import Verifier
@@ -161,7 +161,7 @@ class Measurements:
             while queue:
                 pair = queue.popleft()
                 rows = await self._unit(request.stage, runners, pair)
-                if all(row.error is not None for row in rows.values()):
+                if all(row.failure is not None for row in rows.values()):
                     await self._hold(request, pair, rows)
                     done += 1
                     continue
@@ -206,7 +206,7 @@ class Measurements:
             runner = self.executor.rows(self.student, self.verifier, RowSettings(seed=self.seed, threads=1))
             try:
                 for name, example in self.sets[stage][:PROBES]:
-                    if (await runner.row(example, name, 0)).error is None:
+                    if (await runner.row(example, name, 0)).failure is None:
                         return True
             finally:
                 runner.close()
@@ -214,7 +214,7 @@ class Measurements:
 
     def _nothing_answers(self) -> PDRError:
         _, _, rows = next(reversed(self._held.values()))
-        why = next(iter(rows.values())).error or ""
+        why = next(iter(rows.values())).failure or ""
         return PDRError(
             f"the search stopped: every program failed on {len(self._held)} questions in a row, the last: {why}; "
             f"{_remedy(why)}"
@@ -269,7 +269,7 @@ class Measurements:
         Otherwise failures of a dead server would be recorded permanently as failures of the programs.
         """
         answered = {
-            pair.question for (where, _, pair), known in self.rows.items() if where is stage and not known.error
+            pair.question for (where, _, pair), known in self.rows.items() if where is stage and not known.failure
         }
         others = [place for place in range(len(self.sets[stage])) if place != failing]
         with calls.session(store=None):
@@ -281,7 +281,7 @@ class Measurements:
                         return
             finally:
                 runner.close()
-        why = row.error or ""
+        why = row.failure or ""
         raise EndpointError(
             f"the search stopped: the server answers nothing, the last it said is: {why}; {_remedy(why)}"
         )
@@ -372,7 +372,7 @@ def _foreign(name: str, why: str) -> StoreError:
 
 def transient(row: Row) -> bool:
     """Whether a run failed because of the server: another attempt may succeed."""
-    return row.error is not None and any(call.finish == "error" for call in row.calls)
+    return row.failure is not None and any(call.finish == "error" for call in row.calls)
 
 
 def cell(row: Row, arm: int, pair: Pair) -> Cell:
@@ -381,8 +381,8 @@ def cell(row: Row, arm: int, pair: Pair) -> Cell:
     made = tuple(
         ((call.key or f"{arm}/{pair.question}/{pair.repeat}/{place}") + "/cancelled" * call.cancelled, call.tokens)
         for place, call in enumerate(row.calls)
-        if not (call.cancelled and call.reused)
+        if call.sent and not (call.cancelled and call.reused)
     )
     cost = 0.0 if not row.calls else row.cost  # the run failed before its first call
-    failed, one_pass, drafts = row.error is not None, pass_prompt(row), drafts_in(row)
+    failed, one_pass, drafts = row.failure is not None, pass_prompt(row), drafts_in(row)
     return Cell(row.score, row.sequential, row.total, failed, made, cost, one_pass, drafts)

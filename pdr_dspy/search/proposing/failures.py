@@ -213,7 +213,7 @@ def _replayed(program: dspy.Module, inputs: dict[str, Any], row: Row, store: Rol
     except PDRError:
         return None
     same = len(prediction.rounds) == len(row.rounds)
-    return prediction if same and all(call.reused for call in prediction.ledger.calls) else None
+    return prediction if same and all(call.reused for call in prediction.ledger.calls if call.sent) else None
 
 
 def _offline(program: Operator) -> Operator:

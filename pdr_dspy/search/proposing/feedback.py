@@ -10,7 +10,7 @@ from pdr_dspy.prompts.roles import Role
 from pdr_dspy.search.proposing.failures import check_of
 from pdr_dspy.search.proposing.writer import WORK
 from pdr_dspy.verifiers import RIGHT
-from pdr_dspy.verifiers.base import Verifier
+from pdr_dspy.verifiers.base import Verifier, verdict
 from pdr_dspy.verifiers.function import as_verifier
 
 
@@ -19,7 +19,8 @@ def feedback(verifier: Any) -> Any:
 
     The text has the verdict, the gold answer, what the program's check said of the answer, and the work of the role
     that is reflected on; for a role after the first draft also how many of the earlier attempts were right, unless
-    grading them costs tokens. For `dspy.BetterTogether(metric=...)` use the verifier itself.
+    grading them costs tokens. A verifier that raises, or ends the program, fails that example in GEPA. For
+    `dspy.BetterTogether(metric=...)` use the verifier itself.
     """
 
     verifier = as_verifier(verifier)
@@ -32,7 +33,7 @@ def feedback(verifier: Any) -> Any:
         pred_trace: Any = None,
     ) -> dspy.Prediction:
         del trace
-        score = verifier(example, prediction)
+        score = verdict(verifier, example, prediction)
         gold = example.get(getattr(verifier, "gold", None) or "answer")
         words = [f"The program's answer scored {float(score):g}.", str(getattr(score, "detail", "") or "")]
         words += [f"Right is: {gold}."] if gold is not None and float(score) < 1 else []
@@ -58,7 +59,8 @@ def _before(verifier: Verifier, example: dspy.Example, prediction: dspy.Predicti
     if len(rounds) < 2 or (hasattr(verifier, "averify") and not getattr(verifier, "grades_drafts", False)):
         return []
     drafts = rounds[-2].drafts
-    scores = [float(verifier(example, dspy.Prediction(**draft.outputs))) if draft.outputs else 0.0 for draft in drafts]
+    graded = [verdict(verifier, example, dspy.Prediction(**one.outputs)) if one.outputs else 0.0 for one in drafts]
+    scores = [float(score) for score in graded]
     right = sum(score >= RIGHT for score in scores)
     some = f"Of {len(drafts)} earlier attempts {right} were right, and what followed lost them."
     return [some if right else f"None of {len(drafts)} earlier attempts was right."]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.search.prior import FIRST, Prior
 from pdr_dspy.search.racing.pareto import Limits
-from pdr_dspy.search.racing.plan import Propose, Proposed, Tried
+from pdr_dspy.search.racing.requests import Propose, Proposed, Tried
 from pdr_dspy.search.settings import SamplerName
 from pdr_dspy.search.space.candidate import Candidate
 from pdr_dspy.search.space.choosing import Suggests

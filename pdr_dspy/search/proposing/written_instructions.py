@@ -23,7 +23,7 @@ from pdr_dspy.search.proposing.failures import failures_of
 from pdr_dspy.search.proposing.instructions import Proposals, propose
 from pdr_dspy.search.proposing.writer import Earlier, Parent
 from pdr_dspy.search.racing.pareto import Limits
-from pdr_dspy.search.racing.plan import Tried
+from pdr_dspy.search.racing.requests import Tried
 from pdr_dspy.search.space.candidate import Candidate, joint, program_with
 from pdr_dspy.search.space.spaces import AnySpace
 

@@ -114,6 +114,8 @@ def judge(
     for name, report in (("student's", student),) if same else (("winner's", winner), ("student's", student)):
         if report.failed:
             why += f"; {report.failed} of the {name} {len(report.rows)} runs failed and count 0"
+        if report.failed_rounds:
+            why += f"; {report.failed_rounds} of the {name} {len(report.rows)} runs are answered without a failed round"
     return kept, why
 
 

@@ -57,6 +57,8 @@ class Tally:
         """Add the calls of a run."""
         stages: dict[tuple[str, int, Phase], list[Call]] = {}
         for call in row.calls:
+            if not call.sent:
+                continue
             stages.setdefault((call.operator, call.round, call.phase), []).append(call)
         for (operator, _, phase), made in stages.items():
             stage = [call for call in made if call.fate != "left"] or made  # the others were cancelled early

@@ -11,7 +11,7 @@ import dspy
 from pdr_dspy.operators.nested import operators_of, replaced
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
-from pdr_dspy.search.space.axes import canonical, positions_of
+from pdr_dspy.search.space.canonical import canonical, positions_of
 from pdr_dspy.search.space.prompt_axes import PROMPTS, DemoSet, check_demos, key_of
 
 

@@ -1,10 +1,51 @@
-"""Sources of choices for a function that makes choices: a trial, or an enumeration of all series of choices."""
+"""What there is to choose from, and what chooses: a trial, or an enumeration of all series of choices.
+
+A function that makes choices is written once, for suggestions and enumeration alike.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
+
+
+class Choices(Protocol):
+    """The candidates on each axis; a `Space` has them."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its axes."""
+        ...
+
+    def on(self, name: str) -> tuple[Any, ...]:
+        """The candidates on an axis."""
+        ...
+
+    @property
+    def monotone(self) -> bool:
+        """Whether no round may be wider than the one before it."""
+        ...
+
+    @property
+    def axes(self) -> Mapping[str, tuple[Any, ...]]:
+        """Those on registered axes, by name."""
+        ...
+
+    @property
+    def instructions(self) -> Mapping[str, tuple[str, ...]]:
+        """By role, besides the student's own."""
+        ...
+
+    @property
+    def demos(self) -> Mapping[str, tuple[Any, ...]]:
+        """By role, besides the student's own."""
+        ...
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Prompt parameters without the student's own as a candidate."""
+        ...
 
 
 class Suggests(Protocol):

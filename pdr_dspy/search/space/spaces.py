@@ -22,7 +22,8 @@ from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.prompts.roles import Role
 from pdr_dspy.search.space.candidate import Candidate, joint, under
 from pdr_dspy.search.space.choosing import Suggests
-from pdr_dspy.search.space.space import Space, larger
+from pdr_dspy.search.space.schedules import larger
+from pdr_dspy.search.space.space import Space
 from pdr_dspy.settings import Settings
 
 

@@ -9,8 +9,10 @@ from typing import Any
 
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.schedule import Schedule
-from pdr_dspy.search.space.axes import AXES, PLAIN, Axis, canonical, difference
+from pdr_dspy.search.space.axis import PLAIN, Axis
 from pdr_dspy.search.space.candidate import describe_candidate, read_candidate
+from pdr_dspy.search.space.canonical import canonical, difference
+from pdr_dspy.search.space.registry import AXES
 from pdr_dspy.search.space.space import Space
 
 _SCHEDULES = (

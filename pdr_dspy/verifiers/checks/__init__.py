@@ -26,6 +26,8 @@ from pdr_dspy.verifiers.checks.base import (
     RewardCheck,
     RoundCheck,
     as_check,
+    checked,
+    checked_together,
     register_check,
 )
 from pdr_dspy.verifiers.checks.calibrated import CalibratedCheck, Calibration
@@ -33,6 +35,7 @@ from pdr_dspy.verifiers.checks.code import CodeCheck, usable_examples
 from pdr_dspy.verifiers.checks.constraint import CONSTRAINT_TASKS, ConstraintCheck
 from pdr_dspy.verifiers.checks.described import DESCRIBED, load_check
 from pdr_dspy.verifiers.checks.judge import JudgeCheck, PairwiseCheck
+from pdr_dspy.verifiers.checks.limited import TIME_LIMIT
 from pdr_dspy.verifiers.checks.schema import SchemaCheck
 from pdr_dspy.verifiers.checks.served import RewardModel, ScoreModel, StepReward, apart
 
@@ -40,6 +43,7 @@ __all__ = [
     "CHECKS",
     "CONSTRAINT_TASKS",
     "DESCRIBED",
+    "TIME_LIMIT",
     "AsyncCheck",
     "CalibratedCheck",
     "Calibration",
@@ -56,6 +60,8 @@ __all__ = [
     "StepReward",
     "apart",
     "as_check",
+    "checked",
+    "checked_together",
     "load_check",
     "register_check",
     "usable_examples",

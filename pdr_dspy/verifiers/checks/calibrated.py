@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.settings import Settings
 from pdr_dspy.verifiers.base import Score
-from pdr_dspy.verifiers.checks.base import AsyncCheck, SyncForm
+from pdr_dspy.verifiers.checks.base import AsyncCheck, SyncForm, checked, checked_together
 from pdr_dspy.verifiers.checks.served import apart
 
 
@@ -50,6 +51,7 @@ class Calibration(Settings):
         )
 
 
+@explained
 @dataclass(frozen=True)
 class CalibratedCheck(SyncForm):
     """A check with a calibration; its scores are unchanged.
@@ -57,6 +59,7 @@ class CalibratedCheck(SyncForm):
     `Schedule(stop_at=check.threshold)` ends a program as soon as an answer passes. It is saved with a program.
     """
 
+    time_limit: ClassVar[float | None] = None  # each call of the underlying check has its own
     base: AsyncCheck
     calibration: Calibration
 
@@ -77,14 +80,14 @@ class CalibratedCheck(SyncForm):
 
     async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
         """The underlying check's score; its detail states whether it passes."""
-        return self._with_verdict(await self.base.acheck(inputs, outputs))
+        return self._with_verdict(await checked(self.base, inputs, outputs))
 
     async def acheck_all(
         self, inputs: Mapping[str, Any], outputs: Sequence[Mapping[str, Any]]
     ) -> list[Score | Exception]:
         """The scores of several answers, in one call if the underlying check supports it."""
-        together: Any = getattr(self.base, "acheck_all", None)
-        found = await apart(self.base, inputs, outputs) if together is None else await together(inputs, outputs)
+        each = checked_together if hasattr(self.base, "acheck_all") else apart
+        found = await each(self.base, inputs, outputs)
         return [self._with_verdict(one) if isinstance(one, Score) else one for one in found]
 
     def _with_verdict(self, score: Score) -> Score:

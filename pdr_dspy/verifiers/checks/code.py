@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from pdr_dspy.errors import ConfigError, DataError
+from pdr_dspy.arguments import explained
+from pdr_dspy.errors import DataError
 from pdr_dspy.text.code import programs
 from pdr_dspy.text.task_examples import CodeExample, code_examples
 from pdr_dspy.verifiers import sandbox
+from pdr_dspy.verifiers.arguments import check_whole_numbers
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.checks.base import FEEDBACK_TOKENS, SyncForm, bounded, one_line
 from pdr_dspy.verifiers.code import as_limits, check_isolation, completion_of
@@ -21,6 +23,7 @@ from pdr_dspy.verifiers.sandbox import DEFAULT_LIMITS, Case, Isolation, Job, Lim
 _SHOWN = 3
 
 
+@explained
 @dataclass(frozen=True)
 class CodeCheck(SyncForm):
     """Scores a program by the fraction of its task's examples that it passes.
@@ -28,8 +31,13 @@ class CodeCheck(SyncForm):
     Feedback names the failing examples with their expected and actual results. The examples are those in the task's
     text (see `text.task_examples.code_examples`), or tests in a separate input field; a task without unambiguous
     examples raises DataError: its drafts are unchecked, not wrong.
+
+    An example passes as in doctest, if the value's `repr` is the text, or if the value equals that literal. So an
+    object that only prints as the answer passes too: tasks with classes are written that way (`>>> Stack([1, 2])` and
+    `[1, 2]`). The equality of values is what CodeVerifier's tests assert.
     """
 
+    time_limit: ClassVar[float | None] = None  # the limits of the sandbox hold
     prompt: str = "prompt"
     """The input with the task."""
     field: str = "code"
@@ -47,8 +55,7 @@ class CodeCheck(SyncForm):
     def __post_init__(self) -> None:
         object.__setattr__(self, "limits", as_limits(type(self).__name__, self.limits))
         check_isolation(type(self).__name__, self.isolation)
-        if self.feedback_tokens < 1:
-            raise ConfigError(f"`CodeCheck(feedback_tokens={self.feedback_tokens!r})` must be at least 1")
+        check_whole_numbers(self, "feedback_tokens")
 
     async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
         """The fraction of the examples that pass; cancelling the call kills the program.

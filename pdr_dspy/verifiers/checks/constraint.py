@@ -13,8 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.text.wrapping import tidy
 from pdr_dspy.verifiers.base import Score
@@ -38,6 +39,7 @@ Rule = Callable[[str, str], "Broken | None"]
 """(question, answer) -> the violations, None without any. Raises DataError for a question of another form."""
 
 
+@explained
 @dataclass(frozen=True)
 class ConstraintCheck(SyncForm):
     """Scores an answer by the rules in its question: 1 if it satisfies all of them, else the fraction that it
@@ -46,6 +48,7 @@ class ConstraintCheck(SyncForm):
     `task` is one of `CONSTRAINT_TASKS`, reasoning-gym's names, or None to recognise it from the question.
     """
 
+    time_limit: ClassVar[float | None] = None  # it ends by itself
     task: str | None = None
     question: str = "question"
     """The input with the question."""

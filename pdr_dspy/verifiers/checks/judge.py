@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from dspy.lm15 import TokenLogprob
 
 from pdr_dspy import calls
+from pdr_dspy.arguments import explained
 from pdr_dspy.calls.failures import CallError
 from pdr_dspy.errors import DataError
 from pdr_dspy.verifiers.arguments import check_whole_numbers
@@ -31,6 +32,7 @@ _COMPARE = (
 )
 
 
+@explained
 @dataclass(frozen=True)
 class JudgeCheck(ModelCheck):
     """Scores by asking a model whether the answer is right: P(yes) / (P(yes) + P(no)) at its first token.
@@ -83,6 +85,7 @@ def _first(logprobs: Sequence[TokenLogprob], text: str) -> float:
     return weights_of(logprobs, text, ("A", "B"))["A"]
 
 
+@explained
 @dataclass(frozen=True)
 class PairwiseCheck(ModelCheck):
     """Scores the drafts of a round against each other: a model compares some of the pairs.

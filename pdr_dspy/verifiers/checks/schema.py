@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ValidationError, create_model
 
+from pdr_dspy.arguments import explained
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.runtime.registry import origin_of
 from pdr_dspy.verifiers.base import Score
@@ -18,6 +19,7 @@ from pdr_dspy.verifiers.checks.base import FEEDBACK_TOKENS, SyncForm, bounded, o
 _FAULTS = 5
 
 
+@explained
 @dataclass(frozen=True, eq=False)
 class SchemaCheck(SyncForm):
     """Scores outputs by a pydantic model: 1 if they are valid, else the fraction of the model's fields without a fault.
@@ -27,6 +29,7 @@ class SchemaCheck(SyncForm):
     validates that one output, an object or JSON text.
     """
 
+    time_limit: ClassVar[float | None] = None  # it ends by itself
     schema: type[BaseModel] | Mapping[str, Any]
     field: str | None = None
     feedback_tokens: int = FEEDBACK_TOKENS

@@ -13,17 +13,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import dspy
 
 from pdr_dspy import calls
-from pdr_dspy.calls.failures import CallError
-from pdr_dspy.errors import ConfigError, DataError
-from pdr_dspy.runtime.raised_by import contained
+from pdr_dspy.arguments import explained
+from pdr_dspy.errors import ConfigError, DataError, StoreError
 from pdr_dspy.verifiers.arguments import check_lm
 from pdr_dspy.verifiers.base import Score
-from pdr_dspy.verifiers.checks.base import SOLUTION, SyncForm, bounded, one_line
+from pdr_dspy.verifiers.checks.base import SOLUTION, SyncForm, bounded, checked, one_line
 from pdr_dspy.verifiers.fields import as_text
 
 
@@ -64,6 +63,7 @@ class ModelCheck(SyncForm):
 
     lm: dspy.BaseLM | None = field(default=None, compare=False, repr=False)
     """The model; None for the one of `dspy.configure(lm=...)`."""
+    time_limit: ClassVar[float | None] = None  # requests have their own
     prompt: str | None = field(default=None, kw_only=True)
     """The input with the question; None: all inputs."""
     field: str | None = field(default=None, kw_only=True)
@@ -130,6 +130,7 @@ def _scale(check: Any) -> None:
         )
 
 
+@explained
 @dataclass(frozen=True)
 class RewardModel(ModelCheck):
     """Scores by a sequence classifier at vLLM's /classify, such as Skywork-Reward-V2, or a classifier with labels.
@@ -182,6 +183,7 @@ class RewardModel(ModelCheck):
 _STEPS = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 
 
+@explained
 @dataclass(frozen=True)
 class StepReward(ModelCheck):
     """Scores by the steps of a solution: a process reward model at vLLM's /pooling, such as Qwen2.5-Math-PRM
@@ -247,6 +249,7 @@ class StepReward(ModelCheck):
         return [_probability(row[self.column], "a step", "it has to be served with its activation on") for row in rows]
 
 
+@explained
 @dataclass(frozen=True)
 class ScoreModel(ModelCheck):
     """Scores how well the answer fits the question, by a cross-encoder at /score or /rerank of vLLM or llama.cpp.
@@ -326,9 +329,10 @@ async def apart(check: Any, inputs: Mapping[str, Any], outputs: Sequence[Mapping
 
     async def one(each: Mapping[str, Any]) -> Score | Exception:
         try:
-            with contained("the check"):
-                return await check.acheck(inputs, each)
-        except (CallError, DataError) as error:
+            return await checked(check, inputs, each)
+        except (ConfigError, StoreError):  # of all drafts
+            raise
+        except Exception as error:
             return error
 
     return await calls.together([one(each) for each in outputs])

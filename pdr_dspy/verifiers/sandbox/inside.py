@@ -1,10 +1,17 @@
 """The script that runs inside a sandbox: one process has the program, another its tests.
 
-`bubblewrap.py` runs it in separate namespaces; it does not import pdr_dspy. The two processes share only one socket.
+It is one file on purpose. `bubblewrap.py` mounts its bytecode alone into separate namespaces; an interpreter runs it
+without site packages, and without the script's folder on its path. It cannot import pdr_dspy; a second file would be
+one more to read at every start, and a module that it could import, the program could import, too.
+
+The two processes share only one socket.
 The program's process receives calls of its functions with their arguments; the tests, the expected values and the
 comparison stay in the tests' process, which never runs any of the program's code. The processes exchange data only
 (JSON with tags), so an object whose `__eq__` always returns True arrives as its content, or as a handle that equals
 only itself. A program can therefore change its own results, and nothing else.
+
+Sections: limits, modules made of texts, the program's objects as the tests see them, the link, values that cross it,
+errors that cross it, printed output; then the program's process, the tests' process, what a case demands, comparison.
 
 Roles: `solve LINK` runs the program, `test LINK` its tests (job on stdin, report on stdout), `script` runs a program
 that reads stdin and writes stdout. LINK is the number of the socket's descriptor.
@@ -56,6 +63,9 @@ def main() -> None:
     os._exit(0)
 
 
+# --------------------------------------------------------------------------------------------------------------- limits
+
+
 def silence() -> None:
     """Redirect the standard descriptors to the null device."""
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -88,7 +98,7 @@ def confine(settings: dict[str, Any]) -> None:
         resource.setrlimit(limit, (value, value))
 
 
-# ------------------------------------------------------------------------------------------------------------ modules
+# ------------------------------------------------------------------------------------------------ modules made of texts
 
 
 class Text(SourceFileLoader):
@@ -142,7 +152,7 @@ def script(settings: dict[str, Any]) -> None:
     raise SystemExit(0)
 
 
-# --------------------------------------------------------------------------------------------------------------- link
+# ------------------------------------------------------------------------- the program's objects, as the tests see them
 
 
 class Gone(Exception):
@@ -249,6 +259,9 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
 for _name in ARITHMETIC:
     OPERATIONS[_name] = getattr(operator, _name)
     setattr(Remote, f"__{_name.strip('_')}__", _among_remotes(_name))
+
+
+# ------------------------------------------------------------------------------------------------------------- the link
 
 
 class Link:
@@ -442,6 +455,9 @@ class Link:
         return MOMENTS[tag][1](getattr(_imported("datetime"), tag), body)
 
 
+# ------------------------------------------------------------------------------------------- values that cross the link
+
+
 CHANGEABLE = (list, dict, set, bytearray)
 COLLECTIONS = {tuple, set, frozenset}
 BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
@@ -490,6 +506,9 @@ def _replace(argument: Any, after: Any) -> None:
         argument.update(after)
 
 
+# ------------------------------------------------------------------------------------------- errors that cross the link
+
+
 def _described(error: BaseException, *, crossing: bool = False) -> list[Any]:
     """The names of an exception's built-in bases, and its text. A KeyError is reduced to its key, since a rebuilt one
     would quote its text twice."""
@@ -520,6 +539,9 @@ def _exception(raised: Any) -> Exception:
 STOPPING = (StopIteration, StopAsyncIteration)
 
 
+# ------------------------------------------------------------------------------------------------------- printed output
+
+
 class Printed(io.TextIOBase):
     """Keeps the beginning of the printed output."""
 
@@ -541,7 +563,7 @@ class Printed(io.TextIOBase):
         return "".join(self.pieces)
 
 
-# ------------------------------------------------------------------------------------------------------------ program
+# ------------------------------------------------------------------------------------------------ the program's process
 
 
 def solve(link: Link, settings: dict[str, Any]) -> None:
@@ -564,7 +586,7 @@ def solve(link: Link, settings: dict[str, Any]) -> None:
         link.serve(link.receive())
 
 
-# -------------------------------------------------------------------------------------------------------------- tests
+# --------------------------------------------------------------------------------------------------- the tests' process
 
 
 class Tests:
@@ -757,6 +779,9 @@ def _unittest(unittest: Any, made: type) -> None:
         raise AssertionError(f"{case.id().rpartition('.')[2]}: {report.strip().rpartition(chr(10))[2]}")
 
 
+# -------------------------------------------------------------------------------------------------- what a case demands
+
+
 def _open(node: Any) -> bool:
     """Whether a function is unfinished: it has no body yet."""
     body = list(node.body)
@@ -799,6 +824,9 @@ def _line(error: BaseException, source: str) -> str:
             found = lines[trace.tb_lineno - 1].strip()
         trace = trace.tb_next
     return found[:SHOWN]
+
+
+# ----------------------------------------------------------------------------------------------------------- comparison
 
 
 def _shown(value: Any, *, whole: bool = False) -> str:

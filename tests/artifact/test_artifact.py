@@ -230,12 +230,12 @@ def test_truncated_foreign_newer_and_changed_files(saved: Path) -> None:
 
 
 def test_a_file_that_was_resigned_with_nonsense_is_refused(saved: Path) -> None:
-    from pdr_dspy.artifact import _digest
+    from pdr_dspy.artifact.file import digest
 
     content = json.loads(saved.read_text())
     content.pop("sha256")
     content["operators"][""]["schedule"]["widths"] = [4]
-    content["sha256"] = _digest(content)
+    content["sha256"] = digest(content)
     saved.write_text(json.dumps(content))
     with pytest.raises(ArtifactError, match="cannot be used"):
         load(saved)
@@ -302,9 +302,9 @@ def test_points_that_are_none_are_refused(tmp_path: Path, points: Any) -> None:
     content = json.loads(pointed(tmp_path).read_text())
     del content["sha256"]
     content["points"] = points
-    from pdr_dspy.artifact import _digest
+    from pdr_dspy.artifact.file import digest
 
     bad = tmp_path / "bad.json"
-    bad.write_text(json.dumps({**content, "sha256": _digest(content)}))
+    bad.write_text(json.dumps({**content, "sha256": digest(content)}))
     with pytest.raises(ArtifactError, match=r"has no '(operators|predictors)'"):
         read(bad)
