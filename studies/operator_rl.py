@@ -131,7 +131,8 @@ class Plan:
     warm_rate: float = 1e-3
     cap: int = 8
     """Output tokens of a call."""
-    save_every: int = 50
+    save_every: int = 5
+    """Steps between checkpoints, those of the warm-up too: what an interruption costs at most."""
 
     @property
     def arms(self) -> dict[str, Arm]:
@@ -237,7 +238,7 @@ def warming(plan: Plan, raw: str, steps: int) -> ImitationConfig:
         learning_rate=plan.warm_rate,
         warmup=10,
         lora=lora(plan),
-        save_every=plan.warm_stage,
+        save_every=plan.save_every,
         trl={"lr_scheduler_type": "constant_with_warmup"},
     )
 
@@ -387,7 +388,7 @@ def study(
 
 def plan_of(plan: Plan) -> dict[str, Any]:
     """The first line of a file: lines of another plan are refused there."""
-    return {name: value for name, value in vars(plan).items() if name != "seeds"}
+    return {name: value for name, value in vars(plan).items() if name not in ("seeds", "save_every")}
 
 
 @guarded

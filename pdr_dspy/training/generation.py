@@ -210,6 +210,8 @@ class TrainerPolicy:
         places = (seen.cumsum(-1) - 1).clamp(min=0)
         decoder = model.get_decoder()  # no token is drawn here, so that no logits are needed
         decoder(input_ids=ids[first, :-1], attention_mask=seen, position_ids=places, **{_CACHE: cache})
+        if cache.get_seq_length() != ids.shape[1] - 1:  # a model that keeps its state elsewhere
+            return {}
         cache.batch_select_indices(torch.tensor(row, device=ids.device))
         return {_CACHE: cache}
 

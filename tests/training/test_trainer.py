@@ -293,8 +293,11 @@ def test_rows_without_a_weight_and_padding_are_not_computed(tmp_path: Path) -> N
         torch.testing.assert_close(gradient, whole.steps[0][name], atol=1e-6, rtol=1e-4)
 
 
-def test_a_prompt_that_a_batch_repeats_is_read_once(tmp_path: Path) -> None:
-    trainer = trainer_of(tmp_path, Scripted(uneven))
+@pytest.mark.parametrize(
+    "given", [{}, {"gradient_checkpointing": True}, {"peft": LoraConfig(target_modules=["q_proj"])}]
+)
+def test_a_prompt_that_a_batch_repeats_is_read_once(tmp_path: Path, given: dict[str, Any]) -> None:
+    trainer = trainer_of(tmp_path, Scripted(uneven), **given)
     with Shapes(trainer.model) as shapes:
         trainer.policy.generate([[3, 4, 5, 6]] * 6 + [[7, 8, 9]] * 2, [1] * 8, 1.0)
         trainer.policy.generate([[3, 4, 5, 6], [7, 8, 9], [7, 8]], [1] * 3, 1.0)
