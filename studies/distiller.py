@@ -200,6 +200,8 @@ def as_folder(weights: Path, folder: Path) -> str:
 
         where = {"pretrained_model_name_or_path": str(weights.parent), "gguf_file": weights.name}
         model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype="float32")
+        if getattr(model, "hf_quantizer", None) is not None:  # from 5.24 on, which refuses to save what it read
+            model.hf_quantizer.remove_quantization_config(model)
         AutoTokenizer.from_pretrained(**where).save_pretrained(str(made))
         model.save_pretrained(str(made))
     return str(made)

@@ -14,12 +14,22 @@ from __future__ import annotations
 import math
 from collections import Counter
 from contextlib import nullcontext
+from inspect import signature
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from trl.models.utils import unwrap_model_for_generation
 
 from pdr_dspy.errors import ConfigError
@@ -27,6 +37,13 @@ from pdr_dspy.training.types import Sampled
 
 if TYPE_CHECKING:
     from trl.trainer.grpo_trainer import GRPOTrainer
+
+
+_NAMES = signature(cast(Any, GenerationMixin).prepare_inputs_for_generation).parameters
+_CACHE = "cache" if "cache" in _NAMES else "past_key_values"
+"""What transformers calls the argument: until 5.23 the latter."""
+_COPIED = (DynamicLayer, DynamicSlidingWindowLayer)
+"""Layers of a cache whose rows can be copied; the states of linear attention cannot."""
 
 
 class TrainerPolicy:
@@ -162,6 +179,7 @@ class TrainerPolicy:
         out = model.generate(
             input_ids=ids,
             attention_mask=mask,
+            **self._read(model, prompts, ids, mask),
             generation_config=GenerationConfig(**{**settings, "max_new_tokens": max(caps)}, disable_compile=True),
             logits_processor=LogitsProcessorList([notes]),
             stopping_criteria=StoppingCriteriaList([_Caps(width, torch.tensor(caps, device=device))]),
@@ -171,6 +189,31 @@ class TrainerPolicy:
             self._cut(tokens, values, cap)
             for tokens, values, cap in zip(out[:, width:].tolist(), logps, caps, strict=True)
         ]
+
+    def _read(self, model: Any, prompts: list[list[int]], ids: Tensor, mask: Tensor) -> dict[str, Any]:
+        """For `generate`: the cache of all prompt tokens but the last, if that saves reading.
+
+        The samples of a group and the drafts of an episode have one prompt, which is read once and its keys and values
+        copied.
+        """
+        number: dict[tuple[int, ...], int] = {}
+        row = [number.setdefault(tuple(prompt), len(number)) for prompt in prompts]
+        special = cast(Any, self._trainer.args).cache_implementation is not None
+        # Processes that generate together must call the model equally often, whatever prompts they have.
+        if 2 * len(number) > len(prompts) or ids.shape[1] < 2 or special or self.collective:
+            return {}
+        cache = DynamicCache(config=model.config)
+        if any(type(layer) not in _COPIED for layer in cache.layers):
+            return {}
+        first = torch.tensor([row.index(place) for place in range(len(number))], device=ids.device)
+        seen = mask[first, :-1]
+        places = (seen.cumsum(-1) - 1).clamp(min=0)
+        decoder = model.get_decoder()  # no token is drawn here, so that no logits are needed
+        decoder(input_ids=ids[first, :-1], attention_mask=seen, position_ids=places, **{_CACHE: cache})
+        if cache.get_seq_length() != ids.shape[1] - 1:  # a model that keeps its state elsewhere
+            return {}
+        cache.batch_select_indices(torch.tensor(row, device=ids.device))
+        return {_CACHE: cache}
 
     def _settings(self, cap: int, temperature: float) -> dict[str, Any]:
         trainer = self._trainer

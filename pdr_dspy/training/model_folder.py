@@ -57,11 +57,12 @@ def adapter_of(lora: Lora | None) -> Any:
 
 
 def logging_callback(log: Log) -> Any:
-    """A callback of transformers that writes TRL's metrics to the log."""
+    """A callback of transformers that writes TRL's metrics to the log, and lets `save_every` change."""
     from transformers import TrainerCallback
 
     class Logging(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            state.save_steps = args.save_steps  # that of a resumed checkpoint else, which may be another by now
             if state.is_world_process_zero:
                 log.begin(state.global_step)
 

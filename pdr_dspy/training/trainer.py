@@ -5,10 +5,11 @@ Overridden methods of TRL, all in this file, checked on TRL 1.16.0 (a test fails
     _get_train_sampler                    batches with the configured share of operator prompts
     _generate_and_score_completions       groups for the rollout; afterwards the weights of the objective
     _get_per_token_logps_and_entropies    keeps the differentiable log-probabilities of the one forward pass
-    _compute_loss                         adds the SFT term
+    _compute_loss                         leaves out rows without a weight, adds the SFT term
     _send_telemetry                       sends nothing
 
-Private state of TRL that is used: `_metrics`, `_step`; in generation.py `_tokenizer` and `_dist`.
+Private state of TRL that is used: `_metrics`, `_step`, `_entropy_bonus_enabled`; in generation.py `_tokenizer` and
+`_dist`.
 
 One configuration runs on a CPU, one GPU, or many through accelerate (DDP, FSDP, DeepSpeed), with transformers' generate
 or vLLM (colocated or a server). Tested: CPU, one process and two (gloo, DDP), with and without LoRA. Not tested: GPUs,
@@ -58,7 +59,9 @@ class OperatorTrainer(GRPOTrainer):
     Metrics of the whole batch: `sampled/calls`, `sampled/tokens`, `sampled/prompt_tokens`, with untrained calls;
     `sampled/gap`, the mean absolute difference of a token's log-probability between the sampler and the trainer before
     the update (nats; about 0 if both compute the same function, so that a wrong template, dropout or shifted positions
-    show here); and `sft`, the negative log-likelihood of J_SFT (nats a token). TRL's own metrics stay.
+    show here); and `sft`, the negative log-likelihood of J_SFT (nats a token). TRL's own metrics stay. Rows without a
+    weight, such as those of a group with equal rewards, are not computed, so that the entropy, `clipped` and
+    `sampled/gap` are those of the other rows.
 
     The trainer pads prompts on the left and passes no positions, as TRL does: models with learned absolute positions
     (GPT-2) see other positions than during sampling; rotary models are not affected.
@@ -196,6 +199,8 @@ class OperatorTrainer(GRPOTrainer):
         return result
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        if self.beta == 0 and not self._entropy_bonus_enabled:
+            inputs = _taught(inputs)
         loss = super()._compute_loss(model, inputs)
         logps, self._logps = self._logps, None
         assert logps is not None
@@ -269,6 +274,30 @@ class OperatorTrainer(GRPOTrainer):
     def _log_of(self, name: str, part: float, whole: float) -> None:
         if whole:
             self._metrics["train"][name].append(part / whole)
+
+
+def _taught(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The rows of a pass that have a weight in the objective, without columns of padding alone.
+
+    Rows of groups with equal rewards have none: computing them costs as much as computing the others, and changes
+    nothing. One row stays where all have none, since all processes must compute something.
+    """
+    taught = (inputs["advantages"] != 0) | (inputs["sft_weights"] != 0)
+    if not taught.any():
+        taught[0] = True
+    rows, columns = inputs["completion_ids"].shape
+    read = inputs["prompt_mask"][taught].any(0)
+    written = inputs["completion_mask"][taught].any(0)
+    lean: dict[str, Any] = {}
+    for name, value in inputs.items():
+        if isinstance(value, Tensor) and value.dim() and len(value) == rows:
+            value = value[taught]
+            if name.startswith("prompt_"):
+                value = value[:, read]
+            elif value.dim() > 1 and value.shape[1] == columns:
+                value = value[:, written]
+        lean[name] = value
+    return lean
 
 
 def episode_reward(reward: list[float | None], **_: Any) -> list[float | None]:

@@ -52,8 +52,7 @@ def test_an_error_does_not_leave_it_frozen() -> None:
 
 def test_a_heap_that_the_process_has_frozen_itself_stays_so() -> None:
     gc.freeze()
-    frozen = gc.get_freeze_count()
-    assert frozen > 10_000
+    assert gc.get_freeze_count() > 10_000
     with settled_heap():
         pass
-    assert gc.get_freeze_count() == frozen
+    assert gc.get_freeze_count() > 10_000  # fewer by what has died meanwhile

@@ -334,8 +334,8 @@ def test_rounds_together_are_one_value() -> None:
     [
         (lambda: PDROptimizer(Exact(), prompt_rounds=0), "prompt_rounds=0"),
         (lambda: PDROptimizer(Exact(), prompt_rounds=None), "prompt_rounds=None"),  # type: ignore[arg-type]
-        (lambda: PDROptimizer(Exact(), reflection_lm=scripted_lm(reply)), "use `prompt_model`"),  # type: ignore[call-arg]
-        (lambda: PDROptimizer(Exact(), num_candidates=3), "use `prompts`"),  # type: ignore[call-arg]
+        (lambda: PDROptimizer(Exact(), reflection_lm=scripted_lm(reply)), "did you mean `prompt_model=`"),  # type: ignore[call-arg]
+        (lambda: PDROptimizer(Exact(), num_candidates=3), "did you mean `prompts=`"),  # type: ignore[call-arg]
         (lambda: Instructions(prompt_model=scripted_lm(reply)), r"is `Instructions\(model=...\)`"),  # type: ignore[call-arg]
         (lambda: Instructions(reflection_lm=scripted_lm(reply)), r"is `Instructions\(model=...\)`"),  # type: ignore[call-arg]
     ],

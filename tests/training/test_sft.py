@@ -140,6 +140,14 @@ def test_a_stopped_run_goes_on_and_another_is_refused(model: str, tmp_path: Path
         imitate(samples, config(model), tmp_path / "run")
 
 
+def test_a_resumed_run_saves_as_often_as_it_is_told_now(model: str, tmp_path: Path) -> None:
+    samples = write(tmp_path / "s.jsonl", [sample("q", "xx")] * 4)
+    imitate(samples, config(model, steps=2, save_every=2), tmp_path / "run")
+    imitate(samples, config(model, steps=5, save_every=3), tmp_path / "run")
+    saved = {path.name for path in (tmp_path / "run" / "checkpoints").glob("checkpoint-*")}
+    assert saved == {"checkpoint-3", "checkpoint-5"}
+
+
 def test_all_weights_without_an_adapter_and_epochs(model: str, tmp_path: Path) -> None:
     samples = write(tmp_path / "s.jsonl", [sample("q", "x"), sample("r", "y" * 40), sample("s", "z")] * 2)
     imitate(samples, config(model, lora=None, steps=None, epochs=2, batch=2), tmp_path / "run")

@@ -251,6 +251,59 @@ def test_rows_and_groups_that_teach_nothing_have_no_gradient(tmp_path: Path) -> 
     assert kept.steps[0]["lm_head.weight"].any()
 
 
+class Shapes:
+    """The shape of what the model reads in each forward pass, while installed."""
+
+    def __init__(self, model: Any) -> None:
+        self.seen: list[tuple[int, ...]] = []
+        self._handle = model.get_input_embeddings().register_forward_hook(
+            lambda module, inputs, output: self.seen.append(tuple(inputs[0].shape))
+        )
+
+    def __enter__(self) -> list[tuple[int, ...]]:
+        return self.seen
+
+    def __exit__(self, *_: Any) -> None:
+        self._handle.remove()
+
+
+def test_rows_without_a_weight_and_padding_are_not_computed(tmp_path: Path) -> None:
+    def mixed(group: Group, place: int) -> Row:
+        """Operator rows are long and equally rewarded; trace rows have 2 prompt tokens and at most 3 others."""
+        row = uneven(group, place)
+        if group.mode == "operator":
+            return row._replace(prompt_ids=[5] * 9, reward=1.0, correct=True)
+        ids = [4, 6, END][: 2 + place % 2]
+        return row._replace(
+            prompt_ids=[7, 8], completion_ids=ids, logprobs=[0.0] * len(ids), reward=(-1.0) ** place, correct=False
+        )
+
+    model = tiny()
+    seen = Gradients()
+    with Shapes(model) as shapes:
+        trainer_of(tmp_path, Scripted(mixed), seen, model=model, operator_share=0.5).train()
+    assert shapes == [(4, 5)]
+    assert seen.steps[0]["lm_head.weight"].any()
+    with Shapes(model := tiny()) as shapes:
+        whole = Gradients()
+        trainer_of(tmp_path, Scripted(mixed), whole, model=model, operator_share=0.5, entropy_coef=1e-12).train()
+    assert shapes[0][0] == 8  # the entropy is that of all rows
+    assert shapes[0][1] > 9
+    for name, gradient in seen.steps[0].items():
+        torch.testing.assert_close(gradient, whole.steps[0][name], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"gradient_checkpointing": True}, {"peft": LoraConfig(target_modules=["q_proj"])}]
+)
+def test_a_prompt_that_a_batch_repeats_is_read_once(tmp_path: Path, given: dict[str, Any]) -> None:
+    trainer = trainer_of(tmp_path, Scripted(uneven), **given)
+    with Shapes(trainer.model) as shapes:
+        trainer.policy.generate([[3, 4, 5, 6]] * 6 + [[7, 8, 9]] * 2, [1] * 8, 1.0)
+        trainer.policy.generate([[3, 4, 5, 6], [7, 8, 9], [7, 8]], [1] * 3, 1.0)
+    assert shapes == [(2, 3), (8, 1), (3, 4)]
+
+
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [

@@ -1,0 +1,184 @@
+"""The study of training on PDR rounds: it runs on a tiny random model, resumes, and its page is made of its lines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from pdr_dspy.errors import ConfigError, StoreError
+from pdr_dspy.evaluation.statistics import paired
+from pdr_dspy.training.types import Sampled
+from studies import operator_rl, trained
+from studies.operator_rl import Plan
+from studies.trained import About, Line
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("training")]
+
+END = 1
+SMALL = Plan(
+    steps=1, groups=2, rows=10, seeds=1, digits=1, learnt=12, held_out=4, dev=3, warm_sums=8, warm_until=0.0,
+    warm_stage=1, warm_most=2, warm_batch=4, rank=2, save_every=1,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random model over letters and digits."""
+    folder = tmp_path_factory.mktemp("weights")
+    letters = ["<pad>", "<end>", *map(chr, range(32, 127)), "\n"]
+    inner = Tokenizer(WordLevel({letter: place for place, letter in enumerate(letters)}, unk_token=" "))
+    inner.pre_tokenizer = Split("", "isolated")
+    inner.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", eos_token="<end>", chat_template=operator_rl.TEMPLATE
+    )
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(letters), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=256, bos_token_id=None, eos_token_id=END, pad_token_id=0,
+    )  # fmt: skip
+    cast(Any, LlamaForCausalLM(config)).save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+    return folder
+
+
+def go(folder: Path, weights: Path, plan: Plan = SMALL, seeds: int = 1) -> Path:
+    with operator_rl.quietly(1):
+        return operator_rl.study(
+            plan, folder, weights, arms=["base", *plan.arms], seeds=range(seeds), name="tiny", place=folder / "lines"
+        )
+
+
+@pytest.fixture(scope="module")
+def folder(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    go(folder, weights)
+    return folder
+
+
+class Counting:
+    """A policy that answers 70, 71, 72, ... and keeps its prompts."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.prompts: list[str] = []
+
+    def generate(self, prompts: list[list[int]], caps: list[int], temperature: float) -> list[Sampled]:
+        drawn = []
+        for prompt in prompts:
+            ids = [*self.tokenizer.encode(f" {70 + len(self.prompts)}", add_special_tokens=False), END]
+            self.prompts.append(self.tokenizer.decode(prompt))
+            drawn.append(Sampled(ids, [0.0] * len(ids), "stop"))
+        return drawn
+
+
+@pytest.mark.parametrize(("program", "last"), [("PDR 4-1", {"70", "71", "72", "73"}), ("SR x5", {"73"})])
+def test_a_refinement_reads_the_answers_and_the_sum(weights: Path, program: str, last: set[str]) -> None:
+    policy = Counting(operator_rl.known_model(str(weights))[1])
+    (example,) = operator_rl.sums(SMALL)["held out"][:1]
+    example.answer = 74
+    with operator_rl.quietly(1):
+        scores = asyncio.run(operator_rl.scored(policy, operator_rl.programs(SMALL)[program], [example], 0))
+    assert scores == [1.0]
+    assert policy.prompts[0] == f"{example.question} ="
+    tried, question = policy.prompts[-1].split("\n")
+    assert question == policy.prompts[0]
+    assert set(tried.removeprefix("tried ").split(", ")) == last
+
+
+def test_the_parts_share_no_sum() -> None:
+    parts = operator_rl.sums(Plan())
+    every = [example.id for part in parts.values() for example in part]
+    assert len(set(every)) == len(every) == 8100
+    assert all(eval(example.question) == example.answer for example in parts["held out"])
+    with pytest.raises(ConfigError, match="needs 8101 sums"):
+        operator_rl.sums(Plan(dev=101))
+
+
+def test_arms_are_compared_at_as_many_steps_and_at_as_many_calls(folder: Path) -> None:
+    about, lines = trained.read(folder / "lines" / "tiny.jsonl")
+    assert about["learning_rate"] == SMALL.learning_rate
+    calls = {(line.about.arm, line.about.steps): line.about.calls for line in lines}
+    assert calls == {
+        ("base", 0): 0,
+        ("traces", 1): 20,
+        ("traces", 3): 60,
+        ("1:1, refinements", 1): 60,
+        ("1:1, all calls", 1): 20,
+        ("1:1, all calls", 3): 60,
+    }
+    for line in lines:
+        assert set(line.scores) == set(operator_rl.programs(SMALL))
+        assert all(len(scores) == SMALL.held_out for scores in line.scores.values())
+        assert (line.about.seconds > 0) == (line.about.arm != "base")
+
+
+def test_what_is_done_is_not_done_again(folder: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (folder / "lines" / "tiny.jsonl").read_text()
+    for name in ("train", "imitate", "sampler"):
+        monkeypatch.setattr(operator_rl, name, lambda *_, **__: pytest.fail("it ran again"))
+    path = go(folder, weights)
+    assert sorted(path.read_text().splitlines()) == sorted(before.splitlines())
+
+
+def test_another_plan_does_not_mix_its_lines(folder: Path) -> None:
+    path = folder / "lines" / "tiny.jsonl"
+    _, lines = trained.read(path)
+    with pytest.raises(StoreError, match="another plan"):
+        trained.add(path, lines[0], {"steps": 7})
+
+
+def test_a_warm_up_that_teaches_nothing_is_no_base(weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="after 2 steps of warm-up"):
+        go(tmp_path, weights, Plan(**{**vars(SMALL), "warm_until": 1.0}))
+    assert set(json.loads((tmp_path / "warm-curve.json").read_text())) == {"1", "2"}
+
+
+def made(arm: str, seed: int, steps: int, calls: int, pdr: list[float]) -> Line:
+    scores = {"one pass": [0.5, 0.25, 0.5], "vote of 5": [1.0, 0.0, 1.0], "PDR 4-1": pdr, "SR x5": [0.0, 1.0, 0.0]}
+    return Line(About(arm, seed, steps, calls, 4 * calls, 9 * calls, 3600.0), scores)
+
+
+def test_the_page_is_made_of_lines_and_leaves_out_arms_without_all_seeds(tmp_path: Path) -> None:
+    lines = [
+        *(made("base", seed, 0, 0, [0.0, 0.0, 1.0]) for seed in range(3)),
+        *(made("traces", seed, 200, 8_000, [0.0, 1.0, 0.0]) for seed in range(3)),
+        *(made("traces", seed, 600, 24_000, [0.0, 0.0, 1.0]) for seed in range(3)),
+        *(made("1:1, refinements", seed, 200, 24_000, [1.0, float(seed == 1), 1.0]) for seed in range(3)),
+        *(made("1:1, all calls", seed, 200, 8_000, [1.0, 1.0, 1.0]) for seed in range(2)),
+    ]
+    for line in [*lines, lines[0]]:
+        trained.add(tmp_path / "some.jsonl", line, {"steps": 200})
+    assert len(trained.read(tmp_path / "some.jsonl")[1]) == len(lines)
+    text = trained.write_page(tmp_path, tmp_path).read_text()
+    assert "all calls" not in text
+    gained = paired([1.0, 1 / 3, 1.0], [0.0, 0.0, 1.0])
+    row = f"{gained.difference:+.3f} [{gained.interval.low:+.3f}, {gained.interval.high:+.3f}]"
+    named = "| 1:1, refinements, 200 steps, minus traces, {} steps | PDR 4-1 | "
+    assert f"{named.format(600)}{row} | +0.333, +0.667, +0.333 |" in text  # as many calls
+    assert named.format(200) in text  # as many steps
+    assert "8,000 | 32,000 | 1.00 |" in text
+
+
+def test_without_lines_the_page_says_so(tmp_path: Path) -> None:
+    assert "has not been run yet" in trained.page(tmp_path)
+    trained.add(tmp_path / "some.jsonl", made("base", 0, 0, 0, [0.0] * 3), {})
+    assert "No checkpoint has all 3 seeds yet." in trained.page(tmp_path)
