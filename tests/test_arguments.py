@@ -1,5 +1,8 @@
 """Wrong arguments: every public constructor and function names the argument, its value and the remedy."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false
+# The calls are wrong on purpose.
+
 from __future__ import annotations
 
 import asyncio
