@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +20,7 @@ from pdr_dspy.training.types import Sampled
 from studies import operator_rl, trained
 from studies.operator_rl import Plan
 from studies.trained import About, Line
+from tests.support.one_thread import one_thread  # noqa: F401  (a fixture)
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("training")]
 
@@ -29,14 +29,6 @@ SMALL = Plan(
     steps=1, groups=2, rows=10, seeds=1, digits=1, learnt=12, held_out=4, dev=3, warm_sums=8, warm_until=0.0,
     warm_stage=1, warm_most=2, warm_batch=4, rank=2, save_every=1,
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

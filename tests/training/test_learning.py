@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from pdr_dspy.prompts.parse import read
 from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import Role, check_task, derive
 from pdr_dspy.training.types import Group, Sampled
+from tests.support.one_thread import one_thread  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.slow
 
@@ -26,14 +27,6 @@ PLAN = training.Plan(SMALL, steps=30, tokens=None, samples=16, rate=1e-3, scores
 @pytest.fixture(scope="module")
 def world() -> hops.World:
     return hops.World(SMALL, 0)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def text_of(tokenizer: Any, ids: Any) -> str:
@@ -196,7 +189,7 @@ def test_the_table_is_made_of_the_rows_that_are_there(tmp_path: Path, capsys: py
 
 
 @pytest.fixture(scope="module")
-def scores(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
+def scores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
     """About 35 CPU-seconds: a base of 55,000 parameters, and two runs of 30 steps."""
     cache = tmp_path_factory.mktemp("hops")
     found = {}

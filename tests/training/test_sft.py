@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +18,7 @@ from pdr_dspy.training.config import ImitationConfig, Lora
 from pdr_dspy.training.policy_lm import prompt_ids
 from pdr_dspy.training.run_folder import read_log
 from pdr_dspy.training.sft import imitate, read_samples, tokenized
+from tests.support.one_thread import one_thread  # noqa: F401  (a fixture)
 from tests.support.training_policy import LETTERS, letters
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("training")]
@@ -27,14 +27,6 @@ TEMPLATE = (
     "{% if add_generation_prompt %}a{% endif %}"
 )
 """As of real models: the turn's end is a special token, and something follows it."""
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

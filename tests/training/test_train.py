@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,16 +34,9 @@ from pdr_dspy.training.train import train
 from pdr_dspy.training.trainer import OperatorTrainer
 from pdr_dspy.training.trl_config import OperatorConfig
 from pdr_dspy.verifiers import Score
+from tests.support.one_thread import one_thread  # noqa: F401  (a fixture)
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("training")]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
