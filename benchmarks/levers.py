@@ -55,6 +55,8 @@ LEVERS: dict[str, Mapping[str, Any]] = {
     "margin 0.01": {"ending": {"margin": 0.01}},
     "24 trials": {"trials": 24},
     "finalists once": {"final": Final(repeats=1)},
+    "last 3": {"last": 3},
+    "last 3, finalists once": {"last": 3, "final": Final(repeats=1)},
     "presets": {"presets": True},
     **{f"prior: {name}": {"presets": True, "prior": name} for name in PRIORS},
     "texts once": {"texts": 1.5, "instructions": Instructions(count=6)},
@@ -63,7 +65,7 @@ LEVERS: dict[str, Mapping[str, Any]] = {
     "texts in 3 rounds, any schedule": {"texts": math.inf, "instructions": Instructions(count=2, rounds=3)},
 }
 """By name: changed arguments of `benchmarks.racing.search`; a prior by its name; `texts` is the fit of a simulated
-writer's texts, see `benchmarks.texts`."""
+writer's texts, see `benchmarks.texts`; `last` the refinements that a run draws where its last round has one."""
 TRIALS = 60
 
 
@@ -125,6 +127,7 @@ def world_runs(
         worlds[count].truths = truths  # over all questions, whichever were drawn
         changed = dict(LEVERS[name])
         most = min(most, changed.pop("trials", most))
+        worlds[count].last = changed.pop("last", 1)
         if "prior" in changed:
             changed["prior"] = PRIORS[changed["prior"]]()
         if "texts" in changed:
@@ -140,13 +143,16 @@ class Remembering(World):
 
     def __init__(self, seed: int, questions: int) -> None:
         super().__init__(seed, questions)
-        self._cells: dict[tuple[str, int, int], Cell] = {}
+        self.last = 1
+        """Refinements that a run draws where its last round has one."""
+        self._cells: dict[tuple[str, int, int, int], Cell] = {}
 
-    def cell(self, candidate: Candidate, question: int, run_seed: int) -> Cell:
+    def cell(self, candidate: Candidate, question: int, run_seed: int, *, last: int | None = None) -> Cell:
         """As in `World`."""
-        place = (candidate.key, question, run_seed)
+        last = self.last if last is None else last
+        place = (candidate.key, question, run_seed, last)
         if place not in self._cells:
-            self._cells[place] = super().cell(candidate, question, run_seed)
+            self._cells[place] = super().cell(candidate, question, run_seed, last=last)
         return self._cells[place]
 
 

@@ -127,13 +127,16 @@ class World:
 
     # --- one schedule on one question ---
 
-    def cell(self, candidate: Candidate, question: int, run_seed: int) -> Cell:
-        """Run a candidate on one question of this world, as the library's operators do, without texts."""
+    def cell(self, candidate: Candidate, question: int, run_seed: int, *, last: int = 1) -> Cell:
+        """Run a candidate on one question of this world, as the library's operators do, without texts. Where the last
+        round is one refinement, `last` of them are drawn: the score is their mean, the costs are those of one."""
         plan = self.plan(candidate)
         schedule = plan.schedule
         place = f"{self.seed}|{question}|{run_seed}"
         calls: list[tuple[str, int]] = []
         sequential = 0
+        more = 0
+        """Tokens of further refinements."""
         done: list[list[_Draft]] = []
         shown: list[_Shown] = []
         for number, width in enumerate(schedule.widths, start=1):
@@ -141,18 +144,23 @@ class World:
                 drafts = self._first(plan, question, run_seed, width)
                 spent = [plan.prompts[Role.DRAFT] + draft.tokens for draft in drafts]
             else:
-                drafts = [self._refined(plan, question, place, number, i, shown[i]) for i in range(width)]
+                if width == 1 and number == schedule.rounds:
+                    shown *= last
+                drafts = [self._refined(plan, question, place, number, i, reads) for i, reads in enumerate(shown)]
                 prompt = plan.prompts[Role.REFINE]
-                spent = [prompt + shown[i].tokens + draft.tokens for i, draft in enumerate(drafts)]
+                spent = [prompt + reads.tokens + draft.tokens for reads, draft in zip(shown, drafts, strict=True)]
+                more = sum(spent[width:])
             calls.extend(zip([draft.key for draft in drafts], spent, strict=True))
-            sequential += max(spent)
+            sequential += max(spent[:width])
             done.append(drafts)
             if number < schedule.rounds:
                 before = len(calls)
                 shown = self._distil(plan, question, place, number, drafts, calls)
                 sequential += max((tokens for _, tokens in calls[before:]), default=0)
-        answer = _plurality(done)
-        return Cell(float(answer == RIGHT), sequential, sum(tokens for _, tokens in calls), tuple(calls), answer)
+        ends = [[draft] for draft in done[-1]] if more else done[-1:]
+        answers = [_plurality([*done[:-1], end]) for end in ends]
+        total = sum(tokens for _, tokens in calls) - more
+        return Cell(answers.count(RIGHT) / len(answers), sequential, total, tuple(calls), answers[0])
 
     def plan(self, candidate: Candidate) -> Plan:
         """Caps, prompts and effects of a candidate."""

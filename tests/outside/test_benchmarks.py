@@ -205,6 +205,24 @@ class TestReuse:
         assert len(cell.calls) == SCHEDULES[5].calls
         assert cell.sequential < cell.total
 
+    @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+    def test_further_last_refinements_have_the_same_score_in_the_mean(self, world: World, schedule: Schedule) -> None:
+        pairs = [
+            (world.cell(of(schedule), question, seed), world.cell(of(schedule), question, seed, last=3))
+            for question in range(12)
+            for seed in range(60)
+        ]
+        if schedule.rounds == 1 or schedule.widths[-1] > 1:
+            assert all(one == three for one, three in pairs)
+            return
+        for one, three in pairs:
+            assert three[1:3] == one[1:3]  # costs of one run
+            assert three.calls[: len(one.calls)] == one.calls
+            assert len({key for key, _ in three.calls}) == len(one.calls) + 2
+        differences = [three.score - one.score for one, three in pairs]
+        assert abs(fmean(differences)) < 4 * math.sqrt(variance(differences) / len(differences))
+        assert variance(three.score for _, three in pairs) < variance(one.score for one, _ in pairs)
+
     def test_the_meter_pays_a_call_once(self, world: World) -> None:
         meter = searchers.Meter(world)
         narrow, wide = (of(Schedule(widths=(width, 1), distiller="random_k")) for width in (4, 8))
