@@ -217,6 +217,7 @@ VALUES: list[tuple[Callable[[], Any], str]] = [
     (lambda: pdr_dspy.Rollouts(3), "`Rollouts(storage=3)` must be a path"),
     (lambda: pdr_dspy.session(seed="x").__enter__(), "`session(seed='x')` must be a whole number"),
     (lambda: pdr_dspy.session(store="x").__enter__(), "`session(store='x')` must be `Rollouts(folder)`, or None"),
+    (lambda: pdr_dspy.load("best.json", trusted="no"), "`load(trusted='no')` must be True or False"),
     (lambda: pdr_dspy.session(deadline="x").__enter__(), "`session(deadline='x')` must be a time"),
     (lambda: as_check(3), "`3` is no check"),
 ]

@@ -14,7 +14,7 @@ from typing import Any
 
 import dspy
 
-from pdr_dspy.arguments import explained
+from pdr_dspy.arguments import explained, shown
 from pdr_dspy.artifact.checks import checks_of
 from pdr_dspy.artifact.file import read
 from pdr_dspy.artifact.predictors import restore_predictor
@@ -59,7 +59,10 @@ def load(
         ArtifactError: the file is missing, truncated, of another kind, newer than this library, or changed since it
             was written; it needs a `program=` with the same signature; its distiller is not registered here; it names
             a model that was not given; or it has no such point.
+        ConfigError: `trusted` is neither True nor False.
     """
+    if not isinstance(trusted, bool):
+        raise ConfigError(f"`load(trusted={shown(trusted)})` must be True or False: it decides whether code is run")
     content = read(path)
     points = content.get("points") or {}
     if point is not None and point not in points:

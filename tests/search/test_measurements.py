@@ -177,6 +177,16 @@ def test_questions_that_the_server_always_fails_do_not_hold_up_the_others() -> N
     assert {pair.question for (_, pair), found in cells.items() if found.failed} == {1, 3}
 
 
+def test_a_server_that_answers_drafts_and_refuses_every_refinement_is_there() -> None:
+    one = measuring()
+    one.student = student().with_schedule(WIDE.schedule)
+    request = REQUEST._replace(arms={1: WIDE})
+    cells = measured(one, request, scripted_lm(Flaky(99, lambda user: "Workspace:" in user)))
+    assert len(cells) == len(PAIRS)
+    assert all(row.error is None and row.failed_rounds for row in one.rows.values())
+    assert any(found.score for found in cells.values())  # of the drafts
+
+
 class Dying:
     """A server that is gone after some answers."""
 

@@ -15,7 +15,7 @@ import dspy
 from pydantic import BaseModel, ValidationError
 
 from pdr_dspy import calls
-from pdr_dspy.calls.ledger import Ledger
+from pdr_dspy.calls.ledger import Call, Ledger
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import EndpointError, PDRError, StoreError
 from pdr_dspy.evaluation.drafts import drafts_in, pass_prompt
@@ -206,7 +206,7 @@ class Measurements:
             runner = self.executor.rows(self.student, self.verifier, RowSettings(seed=self.seed, threads=1))
             try:
                 for name, example in self.sets[stage][:PROBES]:
-                    if (await runner.row(example, name, 0)).failure is None:
+                    if (await runner.row(example, name, 0)).error is None:
                         return True
             finally:
                 runner.close()
@@ -277,8 +277,9 @@ class Measurements:
             try:
                 for place in sorted(others, key=lambda place: place not in answered)[:PROBES]:
                     name, example = self.sets[stage][place]
-                    if not transient(await runner.row(example, name, 0)):
-                        return
+                    probe = await runner.row(example, name, 0)
+                    if not transient(probe) or any(_served(call) for call in probe.calls):
+                        return  # a server that answers drafts and refuses later rounds is there
             finally:
                 runner.close()
         why = row.failure or ""
@@ -373,6 +374,11 @@ def _foreign(name: str, why: str) -> StoreError:
 def transient(row: Row) -> bool:
     """Whether a run failed because of the server: another attempt may succeed."""
     return row.failure is not None and any(call.finish == "error" for call in row.calls)
+
+
+def _served(call: Call) -> bool:
+    """Whether the server answered this call now."""
+    return call.finish not in ("error", "cancelled") and not call.reused
 
 
 def cell(row: Row, arm: int, pair: Pair) -> Cell:
