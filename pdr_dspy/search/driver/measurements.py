@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 
 import dspy
 from pydantic import BaseModel, ValidationError
 
 from pdr_dspy import calls
-from pdr_dspy.calls.ledger import Call, Ledger
+from pdr_dspy.calls.ledger import Ledger
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import EndpointError, PDRError, StoreError
 from pdr_dspy.evaluation.drafts import drafts_in, pass_prompt
@@ -201,12 +202,18 @@ class Measurements:
         await self._release()  # the programs' own fault
 
     async def _student_answers(self, stage: Stage) -> bool:
-        """Whether the student has an answer to one of the first questions, without recording it."""
+        """Whether the student has an answer to one of the first questions."""
+        return await self._any_run(stage, range(len(self.sets[stage])), lambda row: row.error is None)
+
+    async def _any_run(self, stage: Stage, places: Iterable[int], shows: Callable[[Row], bool]) -> bool:
+        """Whether a run of the student on one of the first `PROBES` of these questions `shows` it; nothing is recorded,
+        and nothing comes from the store."""
         with calls.session(store=None):
             runner = self.executor.rows(self.student, self.verifier, RowSettings(seed=self.seed, threads=1))
             try:
-                for name, example in self.sets[stage][:PROBES]:
-                    if (await runner.row(example, name, 0)).error is None:
+                for place in islice(places, PROBES):
+                    name, example = self.sets[stage][place]
+                    if shows(await runner.row(example, name, 0)):
                         return True
             finally:
                 runner.close()
@@ -272,16 +279,9 @@ class Measurements:
             pair.question for (where, _, pair), known in self.rows.items() if where is stage and not known.failure
         }
         others = [place for place in range(len(self.sets[stage])) if place != failing]
-        with calls.session(store=None):
-            runner = self.executor.rows(self.student, self.verifier, RowSettings(seed=self.seed, threads=1))
-            try:
-                for place in sorted(others, key=lambda place: place not in answered)[:PROBES]:
-                    name, example = self.sets[stage][place]
-                    probe = await runner.row(example, name, 0)
-                    if not transient(probe) or any(_served(call) for call in probe.calls):
-                        return  # a server that answers drafts and refuses later rounds is there
-            finally:
-                runner.close()
+        others.sort(key=lambda place: place not in answered)
+        if await self._any_run(stage, others, _answered):
+            return
         why = row.failure or ""
         raise EndpointError(
             f"the search stopped: the server answers nothing, the last it said is: {why}; {_remedy(why)}"
@@ -376,9 +376,11 @@ def transient(row: Row) -> bool:
     return row.failure is not None and any(call.finish == "error" for call in row.calls)
 
 
-def _served(call: Call) -> bool:
-    """Whether the server answered this call now."""
-    return call.finish not in ("error", "cancelled") and not call.reused
+def _answered(row: Row) -> bool:
+    """Whether the server is there: one that answers drafts and refuses later rounds is, too."""
+    return not transient(row) or any(
+        call.finish not in ("error", "cancelled") and not call.reused for call in row.calls
+    )
 
 
 def cell(row: Row, arm: int, pair: Pair) -> Cell:
