@@ -2,7 +2,7 @@
 
 With all cells known, a search over the schedules can be replayed without a model, and what it chose be held against
 the truth: `python -m benchmarks.replay`. The work is ordered by question, so that whatever has run is a complete table
-of fewer questions; the same command goes on.
+of fewer questions; the same command goes on, also from a table alone, on another machine.
 """
 
 from __future__ import annotations
@@ -87,9 +87,11 @@ def problems() -> list[dspy.Example]:
 
 
 class Run:
-    """The cells that a folder has, and those that are still to be made."""
+    """The cells that a table and a folder have, and those that are still to be made."""
 
-    def __init__(self, journal: Journal, store: Rollouts, limit: int, seeds: int, *, display: Display) -> None:
+    def __init__(
+        self, journal: Journal, store: Rollouts, limit: int, seeds: int, *, display: Display, known: Cells | None = None
+    ) -> None:
         """
         Args:
             journal: of the study's folder; has what is finished.
@@ -97,17 +99,28 @@ class Run:
             limit: problems.
             seeds: runs of each.
             display: where progress is shown.
+            known: what an earlier run made; its questions are not made again.
+
+        Raises StoreError if the journal or the table has other schedules.
         """
         self.programs = schedules()
         if journal.description != description():
             raise StoreError("the folder has the cells of other schedules: take another `--run-dir`")
+        if known is not None and known.programs != self.programs:
+            raise StoreError("the table has the cells of other schedules: move it away")
+        self.known = {(unit.question, unit.repeat): unit for unit in known.units} if known else {}
         examples = problems()[:limit]
+        self.wanted = {
+            (example.id, repeat): Pair(place, repeat)
+            for repeat in range(seeds)
+            for place, example in enumerate(examples)
+        }
         once = Once(CodeVerifier(), CodeCheck())
         self.request = Measure(
             Stage.RACE,
             0,
             {arm: Candidate(schedule, {}) for arm, schedule in enumerate(self.programs.values())},
-            tuple(Pair(place, repeat) for repeat in range(seeds) for place in range(len(examples))),
+            tuple(pair for key, pair in self.wanted.items() if key not in self.known),
         )
         self.measurements = Measurements(
             Operator(task.Complete, next(iter(self.programs.values())), {"check": once}),
@@ -127,15 +140,16 @@ class Run:
         self.measurements.measure(self.request)
 
     def table(self) -> Cells:
-        """The cells that are finished."""
+        """The cells that are finished; those of further problems and seeds than are wanted stay."""
         missing = set(self.measurements.missing(self.request))
         rows = self.measurements.rows
-        units = [
-            tables.unit_of([rows[Stage.RACE, arm, pair] for arm in self.request.arms])
-            for pair in self.request.pairs
-            if pair not in missing
-        ]
-        return Cells(self.programs, tuple(units))
+        made = {
+            key: tables.unit_of([rows[Stage.RACE, arm, pair] for arm in self.request.arms])
+            for key, pair in self.wanted.items()
+            if key not in self.known and pair not in missing
+        }
+        units = {key: self.known.get(key) or made.get(key) for key in (*self.wanted, *self.known)}
+        return Cells(self.programs, tuple(unit for unit in units.values() if unit))
 
     def _tell(self, stage: Stage, row: Row, done: int, count: int) -> None:
         del stage
@@ -157,7 +171,7 @@ def widest() -> Schedule:
 def run(
     model: Model, display: Display, *, folder: Path, limit: int = LIMIT, seeds: int = 1, rows: Path | None = None
 ) -> Path:
-    """Make what is missing, and write the table, also where it ends before; returns the table's path.
+    """Make what is missing in the table, and write it, also where it ends before; returns the table's path.
 
     Args:
         model: what to serve or to connect to.
@@ -165,31 +179,38 @@ def run(
         folder: keeps the cells and the calls; the same study goes on from there.
         limit: problems.
         seeds: runs of each.
-        rows: where the table is written; None is `TABLES`.
+        rows: where the table is read and written; None is `TABLES`.
     """
+    path = _path(rows, model.embedded or model.name or "auto")
     with (
         model.serving(widest(), display, slots=SLOTS),
         Rollouts(folder / "rollouts") as store,
         open_journal(folder, description()) as journal,
     ):
-        made = Run(journal, store, limit, seeds, display=display)
+        made = Run(journal, store, limit, seeds, display=display, known=_known(path))
         try:
             made.make()
         finally:
-            path = _write(made, model.embedded or model.name or "auto", rows)
+            tables.write(path, made.table())
     return path
 
 
 def gather(folder: Path, model: str, *, limit: int = LIMIT, seeds: int = 1, rows: Path | None = None) -> Path:
-    """Write the table of what has run, from a run folder alone: no model is asked. Raises StoreError without one."""
+    """Write the table of what has run: no model is asked. Raises StoreError without a run folder."""
     journal = read_journal(folder)
     if journal is None:
         raise StoreError(f"`--run-dir={str(folder)!r}` has no cells: leave `--lines-only` out to make them")
-    return _write(Run(journal, Rollouts(), limit, seeds, display=Display(quiet=True)), model, rows)
+    path = _path(rows, model)
+    made = Run(journal, Rollouts(), limit, seeds, display=Display(quiet=True), known=_known(path))
+    return tables.write(path, made.table())
 
 
-def _write(made: Run, model: str, rows: Path | None) -> Path:
-    return tables.write((rows or TABLES) / f"{NAME}-{folder_name(model)}.jsonl", made.table())
+def _path(rows: Path | None, model: str) -> Path:
+    return (rows or TABLES) / f"{NAME}-{folder_name(model)}.jsonl"
+
+
+def _known(path: Path) -> Cells | None:
+    return tables.read(path) if path.exists() else None
 
 
 @resuming

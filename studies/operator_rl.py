@@ -58,6 +58,8 @@ TEMPLATE = (
     "{% if message['role'] == 'assistant' %}<|im_end|>{% endif %}{% endfor %}"
 )
 """A line that the model completes, `47 + 38 =`: a third of the tokens of its own template, and what it is best at."""
+WARM_CURVE = "warm-curve.json"
+"""In the run's folder: what one pass scores after so many steps of the warm-up."""
 WIDTH = 4
 """Drafts of a PDR round."""
 
@@ -194,8 +196,8 @@ def programs(plan: Plan) -> dict[str, Operator]:
 def base(plan: Plan, folder: Path, weights: Path) -> str:
     """The model after its warm-up, which writes the answers of sums that no arm trains on.
 
-    The warm-up ends at the first stage whose one pass scores `plan.warm_until` on the dev sums; its curve is kept in
-    warm-curve.json. Raises ConfigError if no stage does.
+    The warm-up ends at the first stage whose one pass scores `plan.warm_until` on the dev sums; its curve is kept.
+    Raises ConfigError if no stage does.
     """
     raw = as_folder(weights, folder)
     file = Path(raw) / "chat_template.jinja"
@@ -210,7 +212,7 @@ def base(plan: Plan, folder: Path, weights: Path) -> str:
             {"messages": [*messages, {"role": "assistant", "content": f" {answer}"}]} for messages, answer in asked
         ]
         write_whole(samples, "".join(f"{json.dumps(line)}\n" for line in lines))
-    curve = folder / "warm-curve.json"
+    curve = folder / WARM_CURVE
     reached: dict[str, float] = json.loads(curve.read_text()) if curve.exists() else {}
     for steps in range(plan.warm_stage, plan.warm_most + 1, plan.warm_stage):
         model = folder / "warm" / "model"
@@ -375,20 +377,35 @@ def quietly(threads: int) -> Iterator[None]:
 def study(
     plan: Plan, folder: Path, weights: Path, *, arms: Sequence[str], seeds: Sequence[int], name: str, place: Path
 ) -> Path:
-    """Run what is missing, one seed of all arms before the next; returns the file of lines."""
-    model = base(plan, folder, weights)
+    """Run what is missing, one seed of all arms before the next; returns the file of lines.
+
+    What has its lines there is not run again, so that another machine goes on from them. Raises StoreError if they are
+    of another plan, or of another base.
+    """
     path = place / f"{name}.jsonl"
-    for seed in seeds:
-        for arm in arms:
-            for line in run(plan, folder, model, arm, seed):
-                trained.add(path, line, plan_of(plan))
-                print(f"{line.about.arm}, seed {seed}, step {line.about.steps}: {line.means}", flush=True)
+    held = {each.about[:3] for each in trained.read(path)[1]} if path.exists() else set()
+    missing = [
+        (seed, arm)
+        for seed in seeds
+        for arm in arms
+        if not held.issuperset((arm, seed, steps) for steps in (plan.arms[arm].checkpoints if arm != "base" else (0,)))
+    ]
+    if not missing:
+        return path
+    model = base(plan, folder, weights)
+    about = plan_of(plan, folder)
+    trained.agree(path, about)
+    for seed, arm in missing:
+        for line in run(plan, folder, model, arm, seed):
+            trained.add(path, line, about)
+            print(f"{line.about.arm}, seed {seed}, step {line.about.steps}: {line.means}", flush=True)
     return path
 
 
-def plan_of(plan: Plan) -> dict[str, Any]:
-    """The first line of a file: lines of another plan are refused there."""
-    return {name: value for name, value in vars(plan).items() if name not in ("seeds", "save_every")}
+def plan_of(plan: Plan, folder: Path) -> dict[str, Any]:
+    """The first line of a file: lines of another plan, and of a base that had another warm-up, are refused there."""
+    own = {name: value for name, value in vars(plan).items() if name not in ("seeds", "save_every")}
+    return {**own, "warm_curve": json.loads((folder / WARM_CURVE).read_text())}
 
 
 @guarded

@@ -58,18 +58,24 @@ def read(path: Path) -> tuple[dict[str, Any], list[Line]]:
     return first, [line(each) for each in others]
 
 
+def agree(path: Path, plan: Mapping[str, Any]) -> list[Line]:
+    """The lines of a file, none if there is no file. Raises StoreError for a file of another plan."""
+    if not path.exists():
+        return []
+    held, lines = read(path)
+    if held != json.loads(json.dumps(dict(plan))):
+        raise StoreError(f"{path} holds the lines of another plan ({held}); move it away to run {plan}")
+    return lines
+
+
 def add(path: Path, new: Line, plan: Mapping[str, Any]) -> None:
     """Write a line, in the place of that of the same checkpoint.
 
     Raises StoreError for a file of another plan.
     """
-    plan = json.loads(json.dumps(dict(plan)))
-    held, lines = read(path) if path.exists() else (plan, [])
-    if held != plan:
-        raise StoreError(f"{path} holds the lines of another plan ({held}); move it away to run {plan}")
-    kept = [each for each in lines if each.about[:3] != new.about[:3]]
+    kept = [each for each in agree(path, plan) if each.about[:3] != new.about[:3]]
     path.parent.mkdir(parents=True, exist_ok=True)
-    written = [plan, *({"about": each.about._asdict(), "scores": each.scores} for each in (*kept, new))]
+    written = [dict(plan), *({"about": each.about._asdict(), "scores": each.scores} for each in (*kept, new))]
     write_whole(path, "".join(f"{json.dumps(each)}\n" for each in written))
 
 

@@ -75,6 +75,19 @@ def test_it_runs_question_by_question_and_goes_on(tmp_path: Path) -> None:
         cells.gather(tmp_path / "elsewhere", "again", rows=out)
 
 
+def test_it_goes_on_from_a_table_alone(tmp_path: Path) -> None:
+    with MockServer(write, kind="vllm", context=8192) as server:
+        model = Model(api_base=server.api_base, name="mock")
+        path = cells.run(model, QUIET, folder=tmp_path / "first", limit=1, rows=tmp_path)
+        first, kept = len(server.requests), tables.read(path)
+        cells.run(model, QUIET, folder=tmp_path / "elsewhere", limit=2, rows=tmp_path)
+        table, prompt = tables.read(path), cells.problems()[0].prompt
+        assert not any(prompt in body["messages"][-1]["content"] for body in server.requests[first:])
+    assert table.units[:1] == kept.units
+    assert len(table.units) == 2
+    assert tables.read(cells.gather(tmp_path / "first", "mock", limit=1, rows=tmp_path)) == table
+
+
 def test_a_folder_of_other_schedules_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with MockServer(write, kind="vllm", context=8192) as server:
         model = Model(api_base=server.api_base, name="mock")

@@ -131,6 +131,23 @@ def test_what_is_done_is_not_done_again(folder: Path, weights: Path, monkeypatch
     assert sorted(path.read_text().splitlines()) == sorted(before.splitlines())
 
 
+def test_another_machine_goes_on_from_the_lines_alone(folder: Path, weights: Path, tmp_path: Path) -> None:
+    head, *lines = (folder / "lines" / "tiny.jsonl").read_text().splitlines()
+    rest = [line for line in lines if '"1:1, refinements"' not in line]
+    path = tmp_path / "lines" / "tiny.jsonl"
+    path.parent.mkdir()
+    path.write_text("\n".join([head, *rest]) + "\n")
+    go(tmp_path, weights)
+    found = path.read_text().splitlines()
+    assert found[:-1] == [head, *rest]
+    assert '"1:1, refinements"' in found[-1]
+    assert not list(tmp_path.glob("traces*"))
+
+    path.write_text("\n".join([head.replace('"warm_curve": {', '"warm_curve": {"9": 0.5, '), *rest]) + "\n")
+    with pytest.raises(StoreError, match="another plan"):
+        go(tmp_path, weights)
+
+
 def test_another_plan_does_not_mix_its_lines(folder: Path) -> None:
     path = folder / "lines" / "tiny.jsonl"
     _, lines = trained.read(path)
