@@ -39,7 +39,7 @@ LIMIT = 48
 """Problems, the first of the order of `studies.humaneval`, whose drafts these are too."""
 SLOTS = 16
 """Calls that decode together."""
-SIDE_BY_SIDE = 2
+SIDE_BY_SIDE = 4
 """Problems whose schedules run together: the last rounds of one leave room for the first of the next."""
 
 
@@ -181,12 +181,12 @@ def run(
         seeds: runs of each.
         rows: where the table is read and written; None is `TABLES`.
     """
-    path = _path(rows, model.embedded or model.name or "auto")
     with (
-        model.serving(widest(), display, slots=SLOTS),
+        model.serving(widest(), display, slots=SLOTS) as lm,
         Rollouts(folder / "rollouts") as store,
         open_journal(folder, description()) as journal,
     ):
+        path = _path(rows, model.embedded or lm.served_model)
         made = Run(journal, store, limit, seeds, display=display, known=_known(path))
         try:
             made.make()

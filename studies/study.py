@@ -116,7 +116,7 @@ def run(
             leaves both to the model.
     """
     reports: dict[str, Report] = {}
-    with model.serving(study.widest, display, slots=slots), Rollouts(folder / "rollouts") as store:
+    with model.serving(study.widest, display, slots=slots) as lm, Rollouts(folder / "rollouts") as store:
         for name, program in study.programs.items():
             in_flight = model.in_flight if slots is None else max(slots // max(program.schedule.widths), 1)
             with display.rows(name, len(study.examples) * study.repeats) as progress:
@@ -132,7 +132,7 @@ def run(
                     progress=progress,
                 )
             if keep_lines:
-                gather(study, folder, model.embedded or model.name or "auto")
+                gather(study, folder, model.embedded or lm.served_model)
     return reports
 
 
@@ -151,7 +151,7 @@ def go(
     Args:
         study: what to run.
         embedded: name of the embedded model, and of the rows that `lines_only` writes.
-        api_base: address of a server; None starts the embedded model.
+        api_base: address of a server, whose model names the rows; None starts the embedded model.
         folder: of rows and calls; None is runs/studies/<study>-<model>.
         lines_only: write the lines of what is in the folder, and run nothing.
         keep_lines: write lines to `ROWS`; a pilot's are only in its run folder.
