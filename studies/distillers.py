@@ -124,17 +124,20 @@ def effects(lines: Mapping[str, Sequence[Line]]) -> list[Effect]:
         test = paired(high, low)
         name = "".join(FACTORS[i].letter for i in letters)
         found.append(Effect(name, test.difference, test.interval, test.p_value, False))
-    return sorted(_holm(found), key=lambda effect: -abs(effect.difference))
+    marked = holm([effect.p for effect in found])
+    together = [effect._replace(sure=sure) for effect, sure in zip(found, marked, strict=True)]
+    return sorted(together, key=lambda effect: -abs(effect.difference))
 
 
-def _holm(found: Sequence[Effect], level: float = 0.05) -> list[Effect]:
-    ordered = sorted(found, key=lambda effect: effect.p)
-    sure = True
-    marked = []
-    for rank, effect in enumerate(ordered):
-        sure = sure and effect.p <= level / (len(ordered) - rank)
-        marked.append(effect._replace(sure=sure))
-    return marked
+def holm(ps: Sequence[float], level: float = 0.05) -> list[bool]:
+    """Which p-values are sure at `level` for all of them together, by Holm's step-down rule."""
+    ordered = sorted(range(len(ps)), key=lambda place: ps[place])
+    sure = [False] * len(ps)
+    for rank, place in enumerate(ordered):
+        if ps[place] > level / (len(ps) - rank):
+            break
+        sure[place] = True
+    return sure
 
 
 def page(path: Path) -> str:
