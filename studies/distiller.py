@@ -2,6 +2,7 @@
 
     python -m studies.distiller                                  # 0.5B, sums; drafts by llama.cpp, training by torch
     python -m studies.distiller --task humaneval --api-base http://127.0.0.1:8000/v1 --weights FOLDER
+    python -m studies.short_sums                                 # 135M, short sums: an hour
     python -m studies.residues                                   # the toy: a minute
     python -m studies.distiller --table                          # the page, of studies/picks alone
 
@@ -258,7 +259,11 @@ NOTES = {
         "The base is a transformer of 100,000 random weights: its picks are chance, and what the adapters know is from "
         "the picks alone. It shows that the machinery learns, and says nothing about a language model. Repeat: "
         "`python -m studies.residues`."
-    )
+    ),
+    "short-sums-smollm2-135m": (
+        "SmolLM2-135M, after a warm-up that taught it to add two-digit numbers, picks one of its own four answers. Repeat: "
+        "`python -m studies.short_sums`."
+    ),
 }
 """What a reader must know of a file of scores."""
 

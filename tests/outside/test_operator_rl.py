@@ -5,14 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
-import torch
-from tokenizers import Tokenizer, decoders
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Split
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.evaluation.statistics import paired
@@ -20,11 +15,11 @@ from pdr_dspy.training.types import Sampled
 from studies import operator_rl, trained
 from studies.operator_rl import Plan
 from studies.trained import About, Line
+from tests.support.letters_model import END, letters_model
 from tests.support.one_thread import one_thread  # noqa: F401  (a fixture)
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("training")]
 
-END = 1
 SMALL = Plan(
     steps=1, groups=2, rows=10, seeds=1, digits=1, learnt=12, held_out=4, dev=3, warm_sums=8, warm_until=0.0,
     warm_stage=1, warm_most=2, warm_batch=4, rank=2, save_every=1,
@@ -34,22 +29,7 @@ SMALL = Plan(
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random model over letters and digits."""
-    folder = tmp_path_factory.mktemp("weights")
-    letters = ["<pad>", "<end>", *map(chr, range(32, 127)), "\n"]
-    inner = Tokenizer(WordLevel({letter: place for place, letter in enumerate(letters)}, unk_token=" "))
-    inner.pre_tokenizer = Split("", "isolated")
-    inner.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", eos_token="<end>", chat_template=operator_rl.TEMPLATE
-    )
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(letters), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=256, bos_token_id=None, eos_token_id=END, pad_token_id=0,
-    )  # fmt: skip
-    cast(Any, LlamaForCausalLM(config)).save_pretrained(str(folder))
-    tokenizer.save_pretrained(str(folder))
-    return folder
+    return letters_model(tmp_path_factory.mktemp("weights"), operator_rl.TEMPLATE)
 
 
 def go(folder: Path, weights: Path, plan: Plan = SMALL, seeds: int = 1) -> Path:
