@@ -261,8 +261,8 @@ NOTES = {
         "`python -m studies.residues`."
     ),
     "short-sums-smollm2-135m": (
-        "SmolLM2-135M, after a warm-up that taught it to add two-digit numbers, picks one of its own four answers. Repeat: "
-        "`python -m studies.short_sums`."
+        "SmolLM2-135M, after a warm-up that taught it to add two-digit numbers, picks one of its own four answers. "
+        "Repeat: `python -m studies.short_sums`."
     ),
 }
 """What a reader must know of a file of scores."""
