@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,29 +119,3 @@ class Replayed:
     def price(self, questions: Sequence[int]) -> int:
         """Tokens of all cells of these questions, each call once."""
         return sum(sum(self._units[question, repeat].calls) for question in questions for repeat in range(self.seeds))
-
-
-class Answered:
-    """A trial whose parameters are known."""
-
-    def __init__(self, params: Mapping[str, Any]) -> None:
-        self.params = params
-        self.choices: dict[str, Sequence[Any]] = {}
-        """Of each parameter that was asked for."""
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """The known value."""
-        self.choices[name] = choices
-        return self.params[name]
-
-
-def parameters(space: Listed) -> dict[str, Sequence[Any]]:
-    """All parameters of a space with their choices, whether or not they apply to every schedule."""
-    found: dict[str, Sequence[Any]] = {}
-    for candidate in space.candidates():
-        params = space.params_of(candidate)
-        assert params is not None
-        trial = Answered(params)
-        space.suggest(trial)
-        found |= trial.choices
-    return found

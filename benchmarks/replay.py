@@ -21,7 +21,7 @@ import argparse
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,10 +35,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import searchers
+from benchmarks.flat_searchers import FLAT
 from benchmarks.levers import LEVERS
-from benchmarks.listed import Answered, Listed, Replayed, parameters
+from benchmarks.listed import Replayed
 from benchmarks.reasoner import World
-from benchmarks.searchers import Meter, Progress, Ranking, Searcher, mean_of, ours
+from benchmarks.searchers import Searcher, ours
 from benchmarks.splits import Estimate, Split, estimate, resampled, split_of
 from pdr_dspy.operators import Operator
 from pdr_dspy.search.candidates import presets
@@ -46,7 +47,6 @@ from pdr_dspy.search.problem import Problem
 from pdr_dspy.search.racing.pareto import Limits
 from pdr_dspy.search.settings import Final, SearchSettings
 from pdr_dspy.search.space.candidate import Candidate
-from pdr_dspy.search.space.space import Space
 from pdr_dspy.verifiers import ExactVerifier
 from pdr_dspy.verifiers.checks import RewardCheck
 from studies import tables
@@ -95,27 +95,6 @@ def _unchecked(args: Any, prediction: Any) -> float:
     raise NotImplementedError("a replay runs no check")
 
 
-def gp(
-    world: World, space: Space, limits: Limits, questions: Sequence[int], trials: int, seed: int
-) -> Iterator[Progress]:
-    """Optuna's GPSampler, each trial on all questions.
-
-    It models only parameters that all trials have, so that each trial has all of them; those that do not apply to its
-    schedule have no effect.
-    """
-    every = parameters(cast(Listed, space))
-    meter, ranking = Meter(world), Ranking(limits)
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.GPSampler(seed=seed))
-    for _ in range(trials):
-        trial = study.ask()
-        given = {name: trial.suggest_categorical(name, choices) for name, choices in every.items()}
-        candidate = space.suggest(Answered(given))
-        mean = mean_of(meter.run(candidate, questions))
-        study.tell(trial, mean.score)
-        ranking.add(candidate, mean)
-        yield ranking.progress(meter)
-
-
 LIBRARY: dict[str, Callable[[Replayed], Searcher]] = {
     REFERENCE: library,
     "pdr-dspy, sampler alone": partial(library, first=False),
@@ -128,7 +107,7 @@ LEVERED: dict[str, Callable[[Replayed], Searcher]] = {
 """One lever each, only by name."""
 OTHERS: dict[str, Searcher] = {
     "TPE, all questions": searchers.tpe,
-    "GP, all questions": gp,
+    **FLAT,
     "random order, all questions": searchers.grid,
 }
 

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import optuna
 
+from benchmarks.flat_searchers import FLAT
 from benchmarks.law import Truth
 from benchmarks.reasoner import World
 from benchmarks.search_report import NEVER, Run, show, write_json
@@ -45,6 +46,7 @@ CLEARLY = 0.05
 TOLERANCE = 0.05
 """Fraction of a limit by which a chosen schedule may truly exceed it."""
 NEAR = (0.01, 0.03)
+METHODS: dict[str, Searcher] = {**SEARCHERS, **FLAT}
 
 
 def main() -> None:
@@ -55,13 +57,15 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--questions", type=int, choices=(30, 120), help="only this many; both when left out")
     parser.add_argument("--trials", type=int, action="append", help="60 when left out; may be repeated")
-    parser.add_argument("--method", action="append", choices=tuple(SEARCHERS), help="all when left out")
+    parser.add_argument(
+        "--method", action="append", choices=tuple(METHODS), help="all when left out; SMAC3 needs the package smac"
+    )
     parser.add_argument("--json", type=Path, help="also write all figures and runs there")
     options = parser.parse_args()
     questions = (30,) if options.quick else (options.questions,) if options.questions else (30, 120)
     trials = (20,) if options.quick else tuple(options.trials or (60,))
     seeds = range(options.first, options.first + (2 if options.quick else options.seeds))
-    methods = tuple(options.method or SEARCHERS)
+    methods = tuple(options.method or METHODS)
     jobs = [Job(seed, questions, trials, methods, options.quick) for seed in seeds]
     runs: list[Run] = []
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -177,7 +181,7 @@ def work(job: Job) -> list[Run]:
         world.truths = known  # the truth is over all questions, independent of the drawn ones
         best = best or best_of(world, space, LIMITS)
         for trials in job.trials:
-            runs += [play(name, SEARCHERS[name], world, space, LIMITS, best, trials, job.seed) for name in job.methods]
+            runs += [play(name, METHODS[name], world, space, LIMITS, best, trials, job.seed) for name in job.methods]
     return runs
 
 

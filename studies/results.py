@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from pdr_dspy.evaluation.statistics import Interval, paired, pass_at_k, score_interval
 from pdr_dspy.verifiers import RIGHT
 from studies import calculator, distillers, verification
+from studies.drawing import canvas, save
 from studies.study import ROWS, Line, read_lines
 
 OUT = Path(__file__).parents[1] / "docs" / "results"
@@ -154,12 +155,7 @@ def curve(programs: Mapping[str, Sequence[Line]]) -> list[Summary]:
 
 def picture(programs: Mapping[str, Sequence[Line]], path: Path, title: str) -> None:
     """Score against B_seq and against B_total as an SVG. Bars are 95 % intervals of the difference from one pass."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    matplotlib.rcParams.update({"svg.hashsalt": "pdr-dspy", "svg.fonttype": "none", "font.size": 11})
+    pyplot = canvas()
     found = summaries(programs)
     front = curve(programs)
     figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
@@ -195,9 +191,7 @@ def picture(programs: Mapping[str, Sequence[Line]], path: Path, title: str) -> N
     figure.suptitle(title, fontsize=11)
     handles = panels[1].get_legend_handles_labels()
     panels[1].legend(*handles, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None}, facecolor="white")
-    pyplot.close(figure)
+    save(figure, path)
 
 
 COSTS = {"sequential": "B_seq: tokens one after the other (latency)", "total": "B_total: all tokens (cost)"}

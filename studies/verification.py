@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pdr_dspy.evaluation.statistics import Interval, paired, resamples, score_interval, wilson
 from pdr_dspy.verifiers import RIGHT
+from studies.drawing import canvas, save
 from studies.expectation import Drafts, best_of, by_check, by_vote, over_samples
 from studies.study import ROWS, Line, read_lines
 
@@ -239,12 +240,7 @@ def anchoring(study: Study) -> str:
 
 def picture(studies: Sequence[Study], path: Path) -> None:
     """Score against the check's chance of an error, a panel for each study, as an SVG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    matplotlib.rcParams.update({"svg.hashsalt": "pdr-dspy", "svg.fonttype": "none", "font.size": 11})
+    pyplot = canvas()
     figure, panels = pyplot.subplots(
         1, len(studies), figsize=(5.4 * len(studies) + 1.2, 4.4), squeeze=False, layout="constrained"
     )
@@ -275,9 +271,7 @@ def picture(studies: Sequence[Study], path: Path) -> None:
         panel.spines[["top", "right"]].set_visible(False)
     panels[0][0].set_ylabel("share of questions solved")
     panels[0][-1].legend(fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None}, facecolor="white")
-    pyplot.close(figure)
+    save(figure, path)
 
 
 HEAD = """# What verification is worth

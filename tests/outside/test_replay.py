@@ -10,12 +10,15 @@ import optuna
 import pytest
 
 from benchmarks import replay
-from benchmarks.listed import Answered, Listed, Replayed, parameters
+from benchmarks.flat_searchers import FLAT, Answered, parameters
+from benchmarks.listed import Listed, Replayed
 from benchmarks.racing import FRESH
 from benchmarks.replay import Games, Outcome
+from benchmarks.searchers import Meter, Progress
 from benchmarks.splits import Estimate, Split, estimate, resampled, split_of
 from pdr_dspy.evaluation.statistics import Interval
 from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.search.racing.pareto import Limits
 from pdr_dspy.search.space.candidate import Candidate
 from studies import tables
 from studies.tables import Cells, Measured, Unit
@@ -92,6 +95,22 @@ class TestListed:
         assert set(found["final"]) == {"refine", "vote", "best"}
         assert {"rounds", "width_1", "width_last", "check"} <= set(found)
 
+    @pytest.mark.parametrize("name", ["GP, all questions", "SMAC3, all questions"])
+    def test_searches_that_want_every_parameter_choose_the_best_that_they_ran(self, world: Replayed, name: str) -> None:
+        questions = range(world.scores.shape[1])
+
+        def search(limits: Limits, seed: int = 0) -> list[Progress]:
+            return list(FLAT[name](world, world.space, limits, questions, 8, seed))  # type: ignore[arg-type]
+
+        found = search(Limits())
+        assert found == search(Limits())
+        assert [step.paid for step in found] == sorted(step.paid for step in found)
+        assert [step.reported for step in found] == sorted(step.reported for step in found)
+        score = fmean(world.cell(found[-1].chosen, question, 0).score for question in questions)
+        assert found[-1].reported == pytest.approx(score)
+        cheap = search(Limits(total=250))[-1].chosen
+        assert fmean(world.cell(cheap, question, 0).total for question in questions) <= 250
+
     def test_chains_alone_are_a_space_too(self) -> None:
         chains = [BASE.replace(widths=(1,) * n, distiller="last", critique=n == 3) for n in (2, 3)]
         space = Listed.of(chains)
@@ -100,7 +119,7 @@ class TestListed:
 
 class TestReplayed:
     def test_a_call_that_is_shared_is_paid_once(self, world: Replayed) -> None:
-        meter = replay.Meter(world)  # type: ignore[arg-type]
+        meter = Meter(world)  # type: ignore[arg-type]
         of = {name: Candidate(schedule, {}) for name, schedule in SCHEDULES.items()}
         meter.run(of["vote of 8"], [0, 1])
         assert (meter.paid, meter.full) == (1600, 1600)
