@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, TypeGuard, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, field_validator
 
@@ -93,6 +93,11 @@ def config_error(owner: str, error: ValidationError, known: Mapping[str, Any] | 
     said = first["msg"][:1].lower() + first["msg"][1:]
     rest = said.removeprefix("input should be ")
     return ConfigError(f"{given}: {said}" if rest == said else f"{given} must be {rest}")
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Whether it is a number that an argument can be: an int or a float, neither True nor False. NaN is one."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def whole_number(owner: str, name: str, value: Any, *, least: int | None = 1) -> int:

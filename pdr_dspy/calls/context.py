@@ -16,7 +16,7 @@ from pdr_dspy.calls.ledger import Call, Usage
 from pdr_dspy.calls.pricing import Price
 from pdr_dspy.calls.store import Rollout, Rollouts
 from pdr_dspy.errors import ConfigError, WrongCall
-from pdr_dspy.settings import whole_number
+from pdr_dspy.settings import is_number, whole_number
 
 
 class _PendingOnly(Rollouts):
@@ -137,4 +137,4 @@ def _check(changes: Mapping[str, Any]) -> None:
 
 
 def _is_a_time(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+    return is_number(value) and not math.isnan(value)

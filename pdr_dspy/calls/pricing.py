@@ -15,6 +15,7 @@ import dspy
 
 from pdr_dspy.arguments import explained
 from pdr_dspy.errors import ConfigError
+from pdr_dspy.settings import is_number
 
 
 class Price(NamedTuple):
@@ -48,8 +49,7 @@ class Priced:
             raise ConfigError(f"`Priced(lm={self.lm!r})` must be a dspy.LM")
         for name in Price._fields:
             value = getattr(self, name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not math.isfinite(value) or value < 0:
+            if not is_number(value) or not math.isfinite(value) or value < 0:
                 raise ConfigError(
                     f"`Priced({name}={value!r})` must be the price of one token, at least 0; leave `Priced` out for a "
                     "model of unknown price"

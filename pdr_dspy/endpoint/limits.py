@@ -7,7 +7,7 @@ from typing import Self
 from pydantic import model_validator
 
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.settings import Settings
+from pdr_dspy.settings import Settings, is_number
 
 SHARED = ("running", "queued", "in_flight", "connections")
 """The limits that several workers share."""
@@ -61,7 +61,7 @@ class Limits(Settings):
     @model_validator(mode="after")
     def _check(self) -> Self:
         for name, value in self:
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if is_number(value):
                 least = 0 if name == "queued" else 1 if isinstance(value, int) else 0.001
                 if not value >= least or value == float("inf"):
                     raise ValueError(f"`Limits({name}={value})` must be a number of at least {least}")

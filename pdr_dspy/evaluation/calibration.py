@@ -25,7 +25,7 @@ from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.evaluation.statistics import Interval, resamples, wilson
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.runtime.raised_by import raised_by
-from pdr_dspy.settings import whole_number
+from pdr_dspy.settings import is_number, whole_number
 from pdr_dspy.verifiers.base import RIGHT, Metric, Verifier, named, verdict
 from pdr_dspy.verifiers.checks import AsyncCheck, CalibratedCheck, Calibration, as_check, checked, checked_together
 from pdr_dspy.verifiers.function import as_verifier
@@ -226,8 +226,7 @@ def calibration_of_rows(
 
 
 def _check_arguments(precision: float | None, folds: int) -> None:
-    number = isinstance(precision, (int, float)) and not isinstance(precision, bool)
-    if precision is not None and not (number and 0 < precision <= 1):
+    if precision is not None and not (is_number(precision) and 0 < precision <= 1):
         raise ConfigError(f"`calibrate(precision={precision!r})` must be in (0, 1], or None")
     whole_number("calibrate(", "folds", folds, least=2)
 

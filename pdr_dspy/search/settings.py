@@ -32,7 +32,7 @@ from pdr_dspy.runtime.registry import origin_of
 from pdr_dspy.search.prior import Prior, read_prior
 from pdr_dspy.search.racing.pareto import COSTS, Limits
 from pdr_dspy.search.space.spaces import AnySpace, Space, read_space
-from pdr_dspy.settings import Settings, whole_number
+from pdr_dspy.settings import Settings, is_number, whole_number
 
 SamplerName = Literal["tpe", "nsga2", "random"]
 SAMPLERS: tuple[str, ...] = get_args(SamplerName)
@@ -182,8 +182,7 @@ class SearchSettings(_Section):
         tokens = {name: getattr(given, name) for name in COSTS}
         whole = {n: None if value is None else whole_number("Limits(", n, value) for n, value in tokens.items()}
         cost = given.cost
-        number = isinstance(cost, (int, float)) and not isinstance(cost, bool)
-        if cost is not None and not (number and 0 < cost < math.inf):
+        if cost is not None and not (is_number(cost) and 0 < cost < math.inf):
             raise ValueError(f"`Limits(cost={cost!r})` must be above 0, in the unit of the models' prices, or None")
         return Limits(**whole, cost=cost)
 
@@ -263,8 +262,7 @@ class RunOptions(_Section):
     @field_validator("time_limit", mode="before")
     @classmethod
     def _some_time(cls, seconds: Any) -> Any:
-        number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-        if seconds is not None and not (number and seconds > 0):
+        if seconds is not None and not (is_number(seconds) and seconds > 0):
             raise ValueError(f"`RunOptions(time_limit={seconds!r})` must be above 0 seconds")
         return seconds
 
@@ -279,8 +277,7 @@ class RunOptions(_Section):
     @field_validator("price", "margin", mode="before")
     @classmethod
     def _fraction(cls, value: Any, info: ValidationInfo) -> Any:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not (number and 0 <= value <= 1):
+        if not (is_number(value) and 0 <= value <= 1):
             raise ValueError(f"`RunOptions({info.field_name}={value!r})` must be a difference of scores in [0, 1]")
         return value
 

@@ -11,6 +11,7 @@ import dspy
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation.runner import Runner
 from pdr_dspy.operators.workspace import Draft, Workspace
+from pdr_dspy.settings import is_number
 
 REWARD, PENALTY = 1.0, -1.0
 """The rewards of a right and of a wrong answer."""
@@ -75,7 +76,7 @@ class Grader:
 
 def check_threshold(threshold: float) -> None:
     """Raise ConfigError for a threshold outside of (0, 1]."""
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 < threshold <= 1:
+    if not is_number(threshold) or not 0 < threshold <= 1:
         raise ConfigError(
             f"`threshold={threshold!r}` must be in (0, 1]: the lowest score of the verifier that counts as right"
         )

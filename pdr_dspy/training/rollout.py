@@ -24,6 +24,7 @@ from pdr_dspy.evaluation.runner import Runner, inputs_of
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.outcome import Round, Stop
 from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.settings import is_number
 from pdr_dspy.training.policy_lm import PolicyLM, SampledCall
 from pdr_dspy.training.rewards import PENALTY, REWARD, Grader, Verdict, check_threshold, workspace_reward
 from pdr_dspy.training.types import DISTILLER_CALLS, Group, Mode, Policy, Row, Sampled, TrainCalls
@@ -79,7 +80,7 @@ class Episodes:
         check_threshold(threshold)
         if train_calls not in get_args(TrainCalls):
             raise ConfigError(f"`train_calls={train_calls!r}` must be one of {', '.join(get_args(TrainCalls))}")
-        if isinstance(starts, bool) or not isinstance(starts, int | float) or not 0 <= starts <= 1:
+        if not is_number(starts) or not 0 <= starts <= 1:
             raise ConfigError(f"`starts={starts!r}` must be a fraction in [0, 1]")
         if process_rewards and train_calls not in ("all", *DISTILLER_CALLS):
             raise ConfigError(

@@ -7,7 +7,7 @@ from typing import Any
 import dspy
 
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.settings import whole_number
+from pdr_dspy.settings import is_number, whole_number
 
 
 def check_lm(owner: Any, lm: Any) -> None:
@@ -20,8 +20,7 @@ def check_lm(owner: Any, lm: Any) -> None:
 
 def check_threshold(owner: Any, threshold: float | None) -> None:
     """Raise ConfigError for a threshold outside of (0, 1]; None is allowed."""
-    number = isinstance(threshold, (int, float)) and not isinstance(threshold, bool)
-    if threshold is not None and not (number and 0 < threshold <= 1):
+    if threshold is not None and not (is_number(threshold) and 0 < threshold <= 1):
         raise ConfigError(f"`{type(owner).__name__}(threshold={threshold!r})` must be in (0, 1], or None")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pdr_dspy.arguments import explained
 from pdr_dspy.errors import ConfigError, DataError
+from pdr_dspy.settings import is_number
 from pdr_dspy.text.answers import MAX_ANSWER, tidy, to_number
 from pdr_dspy.text.number_words import NOT_PLAIN, PHRASES, unit_named
 from pdr_dspy.text.numbers import in_words, is_date
@@ -85,7 +86,7 @@ class MathVerifier(Fields):
         super().__post_init__()
         for name in ("timeout", "memory"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+            if not is_number(value) or not value > 0:
                 raise ConfigError(f"`MathVerifier({name}={getattr(self, name)!r})` must be above 0")
 
     def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Score:

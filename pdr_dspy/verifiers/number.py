@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pdr_dspy.arguments import explained
 from pdr_dspy.errors import ConfigError, DataError
+from pdr_dspy.settings import is_number
 from pdr_dspy.text.answers import to_number
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.fields import Fields, answer_text, called, gold_answer, same_number, short, unanswered
@@ -37,8 +38,7 @@ class NumberVerifier(Fields):
         super().__post_init__()
         for name in ("tolerance", "relative"):
             value = getattr(self, name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not (number and math.isfinite(value) and value >= 0):
+            if not (is_number(value) and math.isfinite(value) and value >= 0):
                 raise ConfigError(f"`NumberVerifier({name}={value!r})` must be a finite number, at least 0")
 
     def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Score:

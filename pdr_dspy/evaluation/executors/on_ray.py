@@ -32,7 +32,7 @@ from pdr_dspy.evaluation.executors.base import DEFAULT, OnTexts, Rows, RowSettin
 from pdr_dspy.evaluation.executors.cluster import Seat, in_a_line, join, lost_errors
 from pdr_dspy.evaluation.records import Row
 from pdr_dspy.runtime import luggage
-from pdr_dspy.settings import whole_number
+from pdr_dspy.settings import is_number, whole_number
 from pdr_dspy.verifiers.base import Verifier
 
 LIVES = 8
@@ -90,7 +90,7 @@ class RayExecutor:
             ExecutorError: there is no cluster at the address, or none of its nodes has a CPU for an actor.
         """
         self.actors_per_node = whole_number("RayExecutor(", "actors_per_node", actors_per_node)
-        if isinstance(cpus, bool) or not isinstance(cpus, (int, float)) or not 0 <= cpus < float("inf"):
+        if not is_number(cpus) or not 0 <= cpus < float("inf"):
             raise ConfigError(f"`RayExecutor(cpus={cpus!r})` must be a number of CPUs, such as 1")
         self.cpus = cpus
         if not isinstance(address, str) or not address or "://" in address:

@@ -11,6 +11,7 @@ from pdr_dspy.arguments import explained
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.runtime.event_loop import run as run_async
 from pdr_dspy.runtime.registry import Registry, origin_of
+from pdr_dspy.settings import is_number
 from pdr_dspy.text.quoting import sheltered
 from pdr_dspy.text.token_estimate import estimate_tokens
 from pdr_dspy.verifiers.base import Score
@@ -136,7 +137,7 @@ class RewardCheck(SyncForm):
             raise ConfigError(f"`RewardCheck(function={self.function!r})` must be a function of (args, pred)")
         for name in ("low", "high"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+            if not is_number(value) or value != value:
                 raise ConfigError(f"`RewardCheck({name}={value!r})` must be a number: an end of the range of rewards")
         if not self.low < self.high:
             raise ConfigError(f"`RewardCheck(low={self.low!r}, high={self.high!r})`: `low` must be below `high`")

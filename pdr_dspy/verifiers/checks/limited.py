@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.runtime.raised_by import contained
+from pdr_dspy.settings import is_number
 
 T = TypeVar("T")
 TIME_LIMIT = 600.0
@@ -31,8 +32,7 @@ def check_time_limit(called: str, seconds: Any) -> None:
         called: the call as messages show it, up to the argument, such as "RewardCheck(".
         seconds: the value.
     """
-    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-    if seconds is not None and not (number and 0 < seconds < math.inf):
+    if seconds is not None and not (is_number(seconds) and 0 < seconds < math.inf):
         raise ConfigError(
             f"`{called}time_limit={seconds!r})` must be a number of seconds above 0, or None for no limit"
         )

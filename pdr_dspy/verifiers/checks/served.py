@@ -20,6 +20,7 @@ import dspy
 from pdr_dspy import calls
 from pdr_dspy.arguments import explained
 from pdr_dspy.errors import ConfigError, DataError, StoreError
+from pdr_dspy.settings import is_number
 from pdr_dspy.verifiers.arguments import check_lm
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.checks.base import SOLUTION, SyncForm, bounded, checked, one_line
@@ -99,7 +100,7 @@ def _squashed(value: float, center: float, spread: float) -> float:
 
 def _number(value: Any, what: str) -> float:
     """A finite number of a response. Raises ValueError for anything else, such as NaN or null."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not is_number(value) or not math.isfinite(value):
         raise ValueError(f"gave {value!r} as {what}, which is not a finite number")
     return float(value)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pdr_dspy.errors import ConfigError
+from pdr_dspy.settings import is_number
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("seconds", "memory", "output", "files", "threads"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+            if not is_number(value) or not 0 < value < float("inf"):
                 raise ConfigError(f"`Limits({name}={value!r})` must be a number above 0")
             if name != "seconds" and value != int(value):
                 raise ConfigError(f"`Limits({name}={value!r})` must be a whole number")
