@@ -214,6 +214,7 @@ VALUES: list[tuple[Callable[[], Any], str]] = [
     (lambda: pdr_dspy.connect("m", URL, siblings="yes"), "(siblings='yes')` must be True or False, or None"),
     (lambda: pdr_dspy.load(3), "`load(path=3)` must be a path"),
     (lambda: pdr_dspy.save(program(), 3), "`save(path=3)` must be a path"),
+    (lambda: pdr_dspy.save("best.json", program()), "takes the program first: `save(program, 'best.json')`"),
     (lambda: pdr_dspy.Rollouts(3), "`Rollouts(storage=3)` must be a path"),
     (lambda: pdr_dspy.session(seed="x").__enter__(), "`session(seed='x')` must be a whole number"),
     (lambda: pdr_dspy.session(store="x").__enter__(), "`session(store='x')` must be `Rollouts(folder)`, or None"),

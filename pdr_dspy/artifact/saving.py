@@ -16,12 +16,12 @@ from typing import Any, NamedTuple, TypeAlias
 
 import dspy
 
-from pdr_dspy.arguments import explained
+from pdr_dspy.arguments import explained, shown
 from pdr_dspy.artifact.checks import check_state, checks_of
 from pdr_dspy.artifact.file import FORMAT, VERSION, write
 from pdr_dspy.artifact.predictors import field_state, predictor_state
 from pdr_dspy.calls.ledger import Ledger
-from pdr_dspy.errors import ArtifactError
+from pdr_dspy.errors import ArtifactError, ConfigError
 from pdr_dspy.evaluation.records import Report
 from pdr_dspy.operators.distillers import DISTILLERS
 from pdr_dspy.operators.nested import operators_in, operators_of, served_in
@@ -85,10 +85,12 @@ def save(
         The path.
 
     Raises:
-        ConfigError: `program` contains no operator.
+        ConfigError: `program` contains no operator, or the path is given first.
         ArtifactError: a demonstration or a note holds a value that JSON cannot hold, or the file would be too large.
         StoreError: the file cannot be written.
     """
+    if isinstance(path, dspy.Module):
+        raise ConfigError(f"`save({shown(program)}, ...)` takes the program first: `save(program, {shown(program)})`")
     target = local_path(path, "save(path")
     operators = operators_of(program, f"save(program={type(program).__name__}())", "use `program.save(...)` of DSPy")
     content: dict[str, Any] = {
