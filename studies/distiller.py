@@ -99,8 +99,8 @@ def learn(task: Task, folder: Path, weights: str, *, seeds: int, settings: Mappi
         settings: fields of `ImitationConfig`.
     """
     from pdr_dspy.training.config import ImitationConfig
+    from pdr_dspy.training.export_picks import export_picks
     from pdr_dspy.training.export_sft import write
-    from pdr_dspy.training.export_verdicts import export_picks
     from pdr_dspy.training.sft import imitate
 
     samples = folder / "picks.jsonl"
@@ -126,7 +126,7 @@ class Scored(NamedTuple):
 
 def measure(task: Task, folder: Path, weights: str, adapters: Sequence[Path]) -> list[Scored]:
     """What any draft, the vote, the base and each adapter score on held-out questions; what was measured is kept."""
-    from pdr_dspy.training.export_verdicts import asked_picks
+    from pdr_dspy.training.export_picks import asked_picks
 
     asked = asked_picks(folder / HELD_OUT, task.picking, task.held_out, task.verifier, orders=MEASURED)
     if not asked:

@@ -108,7 +108,7 @@ def export(
     orders: int | None = None,
 ) -> None:
     """Write calls of a finished evaluation as a chat dataset: `what` it got right, or what a distiller should say."""
-    from pdr_dspy.training import export_sft, export_verdicts
+    from pdr_dspy.training import export_picks, export_sft, export_verdicts
 
     if what not in WHAT:
         raise ConfigError(f"`--what {what}` must be one of {', '.join(WHAT)}")
@@ -138,7 +138,7 @@ def export(
         if teacher is not None:
             lm = stack.enter_context(teacher.serving(operator_of(job.target.program).schedule, display))
         if what == "picks":
-            found = export_verdicts.export_picks(*asked, teacher=lm, orders=orders)
+            found = export_picks.export_picks(*asked, teacher=lm, orders=orders)
         elif what == "verdicts":
             found = export_verdicts.export_verdicts(*asked, teacher=lm)
         else:

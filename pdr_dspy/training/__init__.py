@@ -16,7 +16,9 @@
     train.py        a training run: from a program to a model folder
     replay.py       an evaluated run once more, to render the prompts of its calls
     export_sft.py   the right calls of an evaluation, as a chat data set
-    export_verdicts.py  what a distiller should have said of its drafts, likewise
+    hindsight.py    turns made with the gold answer in view, likewise
+    export_picks.py     which drafts a distiller should have picked
+    export_verdicts.py  what a judge should have said of them
     sft.py          supervised training on such a data set
     export_verl.py  the same episodes as an agent loop of verl
 

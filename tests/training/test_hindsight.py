@@ -16,8 +16,9 @@ from pdr_dspy.evaluation.evaluator import evaluate
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.strategies import PDR, LongCoT, SelfConsistency
 from pdr_dspy.testing import ScriptedRequest, scripted_lm
+from pdr_dspy.training.export_picks import asked_picks, export_picks
 from pdr_dspy.training.export_sft import Exported, export
-from pdr_dspy.training.export_verdicts import asked_picks, export_picks, export_verdicts
+from pdr_dspy.training.export_verdicts import export_verdicts
 from pdr_dspy.verifiers import NumberVerifier, Score
 from pdr_dspy.verifiers.checks import JudgeCheck
 
