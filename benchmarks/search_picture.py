@@ -1,8 +1,9 @@
-"""Regret against tokens of every search: `python -m benchmarks.search_picture RUNS.json [PICTURE.svg]`.
+"""Regret against tokens of every search: `python -m benchmarks.search_picture RUNS.json ... --out PICTURE.svg`.
 
-RUNS.json is what `python -m benchmarks.search --json RUNS.json` writes. A line is the mean over worlds of the true
-regret of what a search would return if it ended when it has paid so many tokens, each call once; a search that has
-ended keeps its choice. It begins where every run has made a choice, and has a dot at the mean of all that was paid.
+RUNS.json is what `python -m benchmarks.search --json RUNS.json` writes; several are drawn together. A line is the mean
+over worlds of the true regret of what a search would return if it ended when it has paid so many tokens, each call
+once; a search that has ended keeps its choice. It begins where every run has made a choice, and has a dot at the mean
+of all that was paid.
 """
 
 from __future__ import annotations
@@ -81,8 +82,9 @@ def groups(runs: Sequence[Run]) -> Iterator[tuple[str, dict[str, list[Run]]]]:
         for run in found:
             if run.method not in LEFT_OUT:
                 methods.setdefault(run.method, []).append(run)
-        worlds = max(len(each) for each in methods.values())
-        yield f"{questions} questions, {trials} trials, {worlds} worlds", methods
+        most = max(len(each) for each in methods.values())
+        named = {name if len(each) == most else f"{name} ({len(each)} worlds)": each for name, each in methods.items()}
+        yield f"{questions} questions, {trials} trials, {most} worlds", named
 
 
 def picture(runs: Sequence[Run], path: Path) -> None:
@@ -104,6 +106,8 @@ def picture(runs: Sequence[Run], path: Path) -> None:
                 panel.fill_between(tokens, [b.low for b in bands], [b.high for b in bands], color=colour, alpha=0.12)
         panel.set_title(title, fontsize=10)
         panel.set_xscale("log")
+        if firsts := [line_of(found).tokens[0] / 1e6 for name, found in methods.items() if name in NAMED]:
+            panel.set_xlim(left=0.7 * min(firsts))
         panel.set_ylim(0, TOP)
         panel.set_xlabel("tokens paid, millions")
         panel.grid(visible=True, alpha=0.25)
@@ -119,11 +123,11 @@ def picture(runs: Sequence[Run], path: Path) -> None:
 def main() -> None:
     """Draw it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("picture", type=Path, nargs="?", default=Path("search.svg"))
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, default=Path("search.svg"))
     options = parser.parse_args()
-    picture(read(options.runs), options.picture)
-    print(options.picture)
+    picture([run for path in options.runs for run in read(path)], options.out)
+    print(options.out)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ RUNS = [
     run("pdr-dspy", 1, 4000, [(200, 200, 5.0), (3000, 3000, 3.0)]),
     run("TPE, all questions", 0, 800, [(100, 100, 8.0)]),
     run("TPE, all questions", 1, 800, [(100, 100, 6.0)]),
+    run("GP, all questions", 0, 800, [(100, 100, 6.0)]),
     run("(knowing its questions)", 0, 0, []),
     run("pdr-dspy", 0, 9000, [(100, 100, 2.0)], questions=120),
 ]
@@ -43,13 +44,13 @@ def test_a_line_is_the_mean_regret_of_the_choices_at_so_many_tokens() -> None:
     )
     assert line.end == 2500
     with pytest.raises(ValueError, match="have no curve"):
-        search_picture.line_of(RUNS[4:5])
+        search_picture.line_of(RUNS[5:6])
 
 
 def test_runs_of_one_size_share_a_panel() -> None:
     found = dict(search_picture.groups(RUNS))
     assert {title: list(methods) for title, methods in found.items()} == {
-        "30 questions, 60 trials, 2 worlds": ["pdr-dspy", "TPE, all questions"],
+        "30 questions, 60 trials, 2 worlds": ["pdr-dspy", "TPE, all questions", "GP, all questions (1 worlds)"],
         "120 questions, 60 trials, 1 worlds": ["pdr-dspy"],
     }
 
