@@ -7,7 +7,6 @@ categories, and those that do not apply to its schedule have no effect.
 from __future__ import annotations
 
 import importlib.util
-import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -87,7 +86,8 @@ def smac(
     flat.add([Categorical(name, list(range(len(choices)))) for name, choices in every.items()])
     with tempfile.TemporaryDirectory() as folder:
         scenario = Scenario(flat, deterministic=True, n_trials=trials, seed=seed, output_directory=Path(folder))
-        search = HyperparameterOptimizationFacade(scenario, _asked, overwrite=True, logging_level=logging.ERROR)
+        # Without False it sets up the logging of the whole process.
+        search = HyperparameterOptimizationFacade(scenario, _asked, overwrite=True, logging_level=False)
         for _ in range(trials):
             asked = search.ask()
             given = {name: every[name][int(place)] for name, place in dict(asked.config).items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from pathlib import Path
 from statistics import fmean, stdev
@@ -102,7 +103,10 @@ class TestListed:
         def search(limits: Limits, seed: int = 0) -> list[Progress]:
             return list(FLAT[name](world, world.space, limits, questions, 8, seed))  # type: ignore[arg-type]
 
+        root = logging.getLogger()
+        before = (root.level, list(root.handlers))
         found = search(Limits())
+        assert (root.level, root.handlers) == before
         assert found == search(Limits())
         assert [step.paid for step in found] == sorted(step.paid for step in found)
         assert [step.reported for step in found] == sorted(step.reported for step in found)
