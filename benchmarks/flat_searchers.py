@@ -16,7 +16,7 @@ from typing import Any
 import optuna
 
 from benchmarks.reasoner import World
-from benchmarks.searchers import Meter, Progress, Ranking, Searcher, mean_of
+from benchmarks.searchers import Meter, Progress, Ranking, Searcher, excess, mean_of, tell
 from pdr_dspy.search.racing.pareto import Limits
 from pdr_dspy.search.space.space import Space
 
@@ -62,9 +62,7 @@ def gp(
         given = {name: trial.suggest_categorical(name, choices) for name, choices in every.items()}
         candidate = space.suggest(Answered(given))
         mean = mean_of(meter.run(candidate, questions))
-        for name, excess in limits.excess(mean.sequential, mean.total).items():
-            trial.set_constraint(name, excess)
-        study.tell(trial, mean.score)
+        tell(study, trial, mean, limits)
         ranking.add(candidate, mean)
         yield ranking.progress(meter)
 
@@ -93,8 +91,8 @@ def smac(
             given = {name: every[name][int(place)] for name, place in dict(asked.config).items()}
             candidate = space.suggest(Answered(given))
             mean = mean_of(meter.run(candidate, questions))
-            excess = max([0.0, *limits.excess(mean.sequential, mean.total).values()])
-            search.tell(asked, TrialValue(cost=1 - mean.score + excess))
+            cost = 1 - mean.score + excess(mean.sequential, mean.total, limits)
+            search.tell(asked, TrialValue(cost=cost))
             ranking.add(candidate, mean)
             yield ranking.progress(meter)
 

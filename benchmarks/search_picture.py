@@ -95,18 +95,19 @@ def picture(runs: Sequence[Run], path: Path) -> None:
         1, len(panels), figsize=(5.4 * len(panels) + 2.4, 4.4), squeeze=False, sharey=True, layout="constrained"
     )
     for panel, (title, methods) in zip(axes[0], panels, strict=True):
-        for number, (name, found) in enumerate(methods.items()):
-            line, colour = line_of(found), NAMED.get(name, COLOURS[number % len(COLOURS)])
+        lines = {name: line_of(found) for name, found in methods.items()}
+        for number, (name, line) in enumerate(lines.items()):
+            colour = NAMED.get(name, COLOURS[number % len(COLOURS)])
             tokens = [each / 1e6 for each in line.tokens]
             strong = name in NAMED
             panel.plot(tokens, line.means, color=colour, label=name, linewidth=2.2 if strong else 1.2)
             panel.plot(line.end / 1e6, line.means[-1], "o", color=colour, markersize=5 if strong else 3)
-            if strong and len(found) > 1:
+            if strong and len(methods[name]) > 1:
                 bands = [mean_interval(each) for each in line.regrets]
                 panel.fill_between(tokens, [b.low for b in bands], [b.high for b in bands], color=colour, alpha=0.12)
         panel.set_title(title, fontsize=10)
         panel.set_xscale("log")
-        if firsts := [line_of(found).tokens[0] / 1e6 for name, found in methods.items() if name in NAMED]:
+        if firsts := [line.tokens[0] / 1e6 for name, line in lines.items() if name in NAMED]:
             panel.set_xlim(left=0.7 * min(firsts))
         panel.set_ylim(0, TOP)
         panel.set_xlabel("tokens paid, millions")

@@ -87,7 +87,7 @@ class Ranking:
 
     def add(self, candidate: Candidate, mean: Truth) -> None:
         """Add a schedule with its means."""
-        place = (-max([0.0, *self.limits.excess(mean.sequential, mean.total).values()]), mean.score, candidate)
+        place = (-excess(mean.sequential, mean.total, self.limits), mean.score, candidate)
         if self.best is None or place[:2] > self.best[:2]:
             self.best = place
 
@@ -100,6 +100,11 @@ class Ranking:
 def mean_of(cells: Sequence[Cell]) -> Truth:
     """Means of score, B_seq and B_total."""
     return Truth(fmean(c.score for c in cells), fmean(c.sequential for c in cells), fmean(c.total for c in cells))
+
+
+def excess(sequential: float, total: float, limits: Limits) -> float:
+    """The largest excess over a limit, as a fraction of it; 0 within all."""
+    return max([0.0, *limits.excess(sequential, total).values()])
 
 
 def grid(
@@ -174,7 +179,7 @@ def wilcoxon(p_threshold: float, startup: int) -> Searcher:
                 if pruned:
                     break
             mean = mean_of(cells)
-            _tell(study, trial, mean, limits)
+            tell(study, trial, mean, limits)
             if not pruned or ranking.best is None:
                 ranking.add(candidate, mean)
             yield ranking.progress(meter, (candidate,) if pruned else ())
@@ -236,7 +241,7 @@ def minibatch(
                 study.enqueue_trial(params)
                 again = study.ask()
                 space.suggest(again)
-                _tell(study, again, mean, limits)
+                tell(study, again, mean, limits)
                 ranking.add(best, mean)
         left = tuple(candidates[key] for key in candidates if key not in done) if number == trials else ()
         yield ranking.progress(meter, left)
@@ -244,7 +249,7 @@ def minibatch(
 
 def _place(means: Sequence[Truth], limits: Limits) -> tuple[float, float]:
     sequential, total = fmean(m.sequential for m in means), fmean(m.total for m in means)
-    return -max([0.0, *limits.excess(sequential, total).values()]), fmean(m.score for m in means)
+    return -excess(sequential, total, limits), fmean(m.score for m in means)
 
 
 def _sampler(seed: int) -> optuna.samplers.BaseSampler:
@@ -260,11 +265,12 @@ def _tried(
     trial = study.ask()
     candidate = space.suggest(trial)
     mean = mean_of(meter.run(candidate, questions))
-    _tell(study, trial, mean, limits)
+    tell(study, trial, mean, limits)
     return candidate, mean
 
 
-def _tell(study: optuna.Study, trial: optuna.Trial, mean: Truth, limits: Limits) -> None:
+def tell(study: optuna.Study, trial: optuna.Trial, mean: Truth, limits: Limits) -> None:
+    """Report a trial's score to the study, and how far it is from each limit as its constraints."""
     for name, excess in limits.excess(mean.sequential, mean.total).items():
         trial.set_constraint(name, excess)
     study.tell(trial, mean.score)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import json
+import re
 import resource
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -39,7 +40,7 @@ from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.runtime.atomic_write import write_whole
 from pdr_dspy.serving.weights import locate
 from pdr_dspy.verifiers import RIGHT, Verifier
-from studies.study import ROOT, ApiBase, Embedded, RunDir, folder_name
+from studies.study import ROOT, ApiBase, Embedded, RunDir, folder_name, shown
 from studies.verification import OUT
 
 PICKS = ROOT / "picks"
@@ -187,6 +188,12 @@ def chances(
     return tuple(logits[[answer[place] for answer in answers]].double().softmax(-1).tolist())
 
 
+def numbered(candidates: str) -> str:
+    """The candidates of a select call whose answers are numbers, as short lines: `1) 17`."""
+    found = re.findall(r"^Candidate (\d+):\n(?:answer: )?(-?\d+)", candidates, re.MULTILINE)
+    return "".join(f"{place}) {number}\n" for place, number in found)
+
+
 def as_folder(weights: Path, folder: Path) -> str:
     """Weights as a model folder of transformers: a GGUF file is read into one, which needs the package gguf."""
     if weights.is_dir():
@@ -234,12 +241,10 @@ def table(path: Path) -> str:
     text = "| pick | score | minus any draft | minus vote | minus base |\n|---|--:|--:|--:|--:|\n"
     for name, scores in pickers.items():
         low, high = score_interval(scores)
-        cells = [f"{fmean(scores):.3f} [{low:.2f}, {high:.2f}]"]
-        for other in ("any draft", "vote", "base"):
-            compared = paired(scores, pickers[other])
-            interval = compared.interval
-            same = name == other
-            cells.append("" if same else f"{compared.difference:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]")
+        others = (
+            "" if name == other else shown(paired(scores, pickers[other])) for other in ("any draft", "vote", "base")
+        )
+        cells = [f"{fmean(scores):.3f} [{low:.2f}, {high:.2f}]", *others]
         text += f"| {name} | {' | '.join(cells)} |\n"
     each_seed = ", ".join(f"{fmean(one.scores[name] for one in scored):.3f}" for name in trained)
     facts = "; ".join(f"{key}: {value}" for key, value in about.items())

@@ -19,7 +19,7 @@ from pdr_dspy.operators import Operator
 from pdr_dspy.operators.schedule import Schedule
 from programs import arithmetic
 from studies.command import command
-from studies.study import Line, Study, read_lines
+from studies.study import Line, Study, read_lines, shown
 
 NAME = "distillers"
 BASE = Schedule(widths=(1,), kappa=384, draft_tokens=128, refine_tokens=128, temperature=0.8)
@@ -126,7 +126,7 @@ def effects(lines: Mapping[str, Sequence[Line]]) -> list[Effect]:
         found.append(Effect(name, test.difference, test.interval, test.p_value, False))
     marked = holm([effect.p for effect in found])
     together = [effect._replace(sure=sure) for effect, sure in zip(found, marked, strict=True)]
-    return sorted(together, key=lambda effect: -abs(effect.difference))
+    return sorted(together, key=lambda effect: (-abs(effect.difference), effect.p))
 
 
 def holm(ps: Sequence[float], level: float = 0.05) -> list[bool]:
@@ -174,8 +174,7 @@ def page(path: Path) -> str:
 
 def _against(first: Sequence[Line], second: Sequence[Line]) -> str:
     scores = {line.question: line.score for line in second}
-    test = paired([line.score for line in first], [scores[line.question] for line in first])
-    return f"{test.difference:+.3f} [{test.interval.low:+.3f}, {test.interval.high:+.3f}]"
+    return shown(paired([line.score for line in first], [scores[line.question] for line in first]))
 
 
 def _label(name: str) -> str:

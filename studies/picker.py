@@ -32,7 +32,7 @@ from pdr_dspy.runtime.atomic_write import write_whole
 from pdr_dspy.text.code import programs
 from pdr_dspy.verifiers import RIGHT
 from studies.expectation import best_of, by_check, by_vote
-from studies.study import ROOT, ROWS
+from studies.study import ROOT, ROWS, shown
 from studies.verification import OUT, SOURCE, load
 
 FEATURES = ROOT / "features"
@@ -247,10 +247,8 @@ def table(path: Path) -> str:
     text = "| pick | score | minus one pass | minus vote | share of the gap to pass@8 |\n|---|--:|--:|--:|--:|\n"
     for name, scores in rows.items():
         low, high = score_interval(scores)
-        cells = [f"{fmean(scores):.3f} [{low:.2f}, {high:.2f}]"]
-        for other in (one, rows["vote"]):
-            found = paired(scores, other)
-            cells.append(f"{found.difference:+.3f} [{found.interval.low:+.3f}, {found.interval.high:+.3f}]")
+        against = (shown(paired(scores, other)) for other in (one, rows["vote"]))
+        cells = [f"{fmean(scores):.3f} [{low:.2f}, {high:.2f}]", *against]
         text += f"| {name} | {' | '.join(cells)} | {_share(scores, one, most)} |\n"
     head = (
         f"{len(names)} questions, {sum(map(len, right.values()))} drafts; {FOLDS}-fold over questions, {SEEDS} seeds."

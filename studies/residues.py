@@ -14,7 +14,6 @@ Every line is one token, so that the model sees 30 x 4 candidates and three rema
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,9 +77,8 @@ class Words(dspy.Adapter):
         self, signature: type[dspy.Signature], demos: list[dict[str, Any]], inputs: dict[str, Any]
     ) -> list[dict[str, Any]]:
         """A single user message."""
-        found = re.findall(r"^Candidate (\d+):\nanswer: (\d+)", str(inputs.get("candidates", "")), re.MULTILINE)
-        lines = [f"{place}) {number}\n" for place, number in found]
-        return [{"role": "user", "content": "".join([*lines, f"remainder {inputs['remainder']}\n"])}]
+        lines = distiller.numbered(str(inputs.get("candidates", "")))
+        return [{"role": "user", "content": f"{lines}remainder {inputs['remainder']}\n"}]
 
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
         """Return nothing, since the library parses `answer: 17` itself."""

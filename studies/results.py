@@ -14,7 +14,7 @@ from pdr_dspy.evaluation.statistics import Interval, paired, pass_at_k, score_in
 from pdr_dspy.verifiers import RIGHT
 from studies import calculator, distillers, verification
 from studies.drawing import canvas, save
-from studies.study import ROWS, Line, read_lines
+from studies.study import ROWS, Line, read_lines, shown
 
 OUT = Path(__file__).parents[1] / "docs" / "results"
 COLUMNS = ("program", "score", "95 % interval", "minus one pass", "minus {}", "B_seq", "B_total", "to one pass")
@@ -79,8 +79,7 @@ def reference(programs: Mapping[str, Sequence[Line]]) -> str:
 def difference(first: Summary, second: Summary) -> str:
     """First minus second on the questions that both have, with a 95 % interval."""
     shared = [question for question in first.scores if question in second.scores]
-    found = paired([first.scores[q] for q in shared], [second.scores[q] for q in shared])
-    return f"{found.difference:+.3f} [{found.interval.low:+.3f}, {found.interval.high:+.3f}]"
+    return shown(paired([first.scores[q] for q in shared], [second.scores[q] for q in shared]))
 
 
 def table(programs: Mapping[str, Sequence[Line]]) -> str:

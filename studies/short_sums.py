@@ -13,7 +13,6 @@ adapters learn to pick one of them from picks that saw the gold answer.
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -48,10 +47,9 @@ class Listing(Brief):
         self, signature: type[dspy.Signature], demos: list[dict[str, Any]], inputs: dict[str, Any]
     ) -> list[dict[str, Any]]:
         """A single user message."""
-        found = re.findall(r"^Candidate (\d+):\n(?:answer: )?(-?\d+)", str(inputs.get("candidates", "")), re.MULTILINE)
         (message,) = super().format(signature, demos, inputs)
-        lines = [f"{place}) {number}\n" for place, number in found]
-        return [{**message, "content": "".join([*lines, message["content"]])}]
+        lines = distiller.numbered(str(inputs.get("candidates", "")))
+        return [{**message, "content": f"{lines}{message['content']}"}]
 
 
 def task(plan: Plan, learnt: int = LEARNT, held_out: int = HELD_OUT) -> distiller.Task:

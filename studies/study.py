@@ -16,6 +16,7 @@ from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.model_option import Model
 from pdr_dspy.evaluation import Report, Row, evaluate
+from pdr_dspy.evaluation.statistics import Paired
 from pdr_dspy.operators import Operator
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.reporting.evaluation_tables import read_report
@@ -256,6 +257,11 @@ def _read(path: Path) -> Iterator[Line]:
 
 def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def shown(test: Paired) -> str:
+    """A difference with its interval, as tables have it."""
+    return f"{test.difference:+.3f} [{test.interval.low:+.3f}, {test.interval.high:+.3f}]"
 
 
 def folder_name(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from pdr_dspy.errors import StoreError
 from pdr_dspy.evaluation.statistics import paired, score_interval
 from pdr_dspy.runtime.atomic_write import write_whole
-from studies.study import ROOT
+from studies.study import ROOT, shown
 from studies.verification import OUT
 
 TRAINED = ROOT / "trained"
@@ -122,8 +122,7 @@ def places(lines: Sequence[Line], seeds: int) -> list[Place]:
 
 def difference(first: Sequence[float], second: Sequence[float]) -> str:
     """First minus second, with its interval over questions."""
-    found = paired(first, second)
-    return f"{found.difference:+.3f} [{found.interval.low:+.3f}, {found.interval.high:+.3f}]"
+    return shown(paired(first, second))
 
 
 def scores_table(found: Sequence[Place]) -> str:

@@ -20,7 +20,7 @@ from pdr_dspy.evaluation.statistics import Interval, paired, resamples, score_in
 from pdr_dspy.verifiers import RIGHT
 from studies.drawing import canvas, save
 from studies.expectation import Drafts, best_of, by_check, by_vote, over_samples
-from studies.study import ROWS, Line, read_lines
+from studies.study import ROWS, Line, read_lines, shown
 
 OUT = Path(__file__).parents[1] / "docs" / "results"
 SOURCE = "best of 8"
@@ -183,8 +183,7 @@ def table(study: Study) -> str:
         for values in found:
             low, high = score_interval(values)
             cells.append(f"{fmean(values):.3f} [{low:.2f}, {high:.2f}]")
-        last = paired(found[-1], one)
-        cells.append(f"{last.difference:+.3f} [{last.interval.low:+.3f}, {last.interval.high:+.3f}]")
+        cells.append(shown(paired(found[-1], one)))
         text += f"| {name} | {' | '.join(cells)} |\n"
     return text
 

@@ -11,23 +11,23 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from pdr_dspy.evaluation.statistics import Interval, paired
+from pdr_dspy.evaluation.statistics import Paired, paired
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.runtime.atomic_write import write_whole
 from studies import cells, humaneval, tables
 from studies.distillers import holm
+from studies.study import shown
 from studies.tables import TABLES, Cells
 from studies.verification import OUT
 
 NAME = "workspaces"
-PICKS = ("random_k", "topk", "checked")
-"""Who picks: nobody, the model, the check."""
 
 
 class Pick(NamedTuple):
     """A refinement of one round of drafts."""
 
     who: str
+    """The distiller: "random_k", the model's "topk", or "checked"."""
     width: int
     k: int
     keep: bool = False
@@ -102,8 +102,7 @@ class Effect(NamedTuple):
 
     name: str
     pairs: int
-    difference: float
-    interval: Interval
+    test: Paired
     """95 %, of this contrast alone."""
     sure: bool
     """At 5 % for all contrasts together, by Holm's step-down rule."""
@@ -131,7 +130,7 @@ def effects(known: Mapping[Schedule, Sequence[float]]) -> list[Effect]:
         tests.append(paired(more, less))
     marked = holm([test.p_value for test in tests])
     return [
-        Effect(contrast.name, len(contrast.more), test.difference, test.interval, sure)
+        Effect(contrast.name, len(contrast.more), test, sure)
         for contrast, test, sure in zip(contrasts(), tests, marked, strict=True)
     ]
 
@@ -149,29 +148,21 @@ def page(path: Path) -> str:
     text += "difference between differences); over problems, 95 %. The last column holds "
     text += "for all contrasts together (Holm, 5 %).\n\n| contrast | pairs | difference | sure |\n|---|--:|--:|---|\n"
     for effect in effects(known):
-        text += f"| {effect.name} | {effect.pairs} | {_shown(effect.difference, effect.interval)} "
+        text += f"| {effect.name} | {effect.pairs} | {shown(effect.test)} "
         text += f"| {'yes' if effect.sure else ''} |\n"
     text += "\n| program | score | B_seq | B_total | minus one pass | minus best of as many drafts |\n"
     text += f"|---{'|--:' * 5}|\n"
     one = known[humaneval.BASE]
+    design = [pick.schedule for each in contrasts() for pick in (*each.more, *each.less)]
     for place, (name, schedule) in enumerate(table.programs.items()):
-        best = known.get(humaneval.BASE.replace(widths=schedule.widths[:1], final="best", check="check"))
-        if not _in_design(schedule):
+        if schedule not in design:
             continue
+        best = known[humaneval.BASE.replace(widths=schedule.widths[:1], final="best", check="check")]
         own, costs = known[schedule], [unit.cells[place] for unit in table.units]
-        against = [paired(own, other) for other in (one, best) if other is not None]
         text += f"| {name} | {fmean(own):.3f} | {fmean(cell.sequential for cell in costs):,.0f} "
         text += f"| {fmean(cell.total for cell in costs):,.0f} "
-        text += f"| {' | '.join(_shown(test.difference, test.interval) for test in against)} |\n"
+        text += f"| {' | '.join(shown(paired(own, other)) for other in (one, best))} |\n"
     return text
-
-
-def _in_design(schedule: Schedule) -> bool:
-    return any(schedule in (pick.schedule for pick in (*each.more, *each.less)) for each in contrasts())
-
-
-def _shown(difference: float, interval: Interval) -> str:
-    return f"{difference:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
 
 
 def write(rows: Path = TABLES, out: Path = OUT) -> list[Path]:

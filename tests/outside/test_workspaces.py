@@ -52,7 +52,7 @@ def test_effects_are_those_that_were_planted() -> None:
         "`keep`, minus without": 0.05,
     }
     for name, effect in effects.items():
-        assert effect.difference == pytest.approx(expected.get(name, 0.0)), name
+        assert effect.test.difference == pytest.approx(expected.get(name, 0.0)), name
         assert effect.sure == (name in expected)
     assert effects["k = 4, minus k = 2"].pairs == 4
 
