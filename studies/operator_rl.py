@@ -51,6 +51,7 @@ from pdr_dspy.verifiers import NumberVerifier
 from studies import trained
 from studies.distiller import as_folder
 from studies.study import RunDir
+from studies.trained import BASE
 
 MODEL = "smollm2-135m"
 TEMPLATE = (
@@ -146,6 +147,10 @@ class Plan:
             "1:1, refinements": Arm("1:1", "refine", (self.steps,)),
             "1:1, all calls": Arm("1:1", "all", (self.steps, longer)),
         }
+
+    def checkpoints(self, arm: str) -> tuple[int, ...]:
+        """Steps at which an arm, or the base, is measured."""
+        return (0,) if arm == BASE else self.arms[arm].checkpoints
 
 
 # --- the task --------------------------------------------------------------------------------------------------------
@@ -253,42 +258,40 @@ def lora(plan: Plan) -> Lora:
 # --- training and measuring ------------------------------------------------------------------------------------------
 
 
-def run(plan: Plan, folder: Path, model: str, arm: str, seed: int) -> Iterator[trained.Line]:
-    """Train one arm with one seed and measure its checkpoints; yields the measurements, those that exist too.
+def run(plan: Plan, folder: Path, model: str, arm: str, seed: int, steps: int) -> trained.Line:
+    """Train one arm with one seed as far as `steps`, a checkpoint, and measure it; what exists is not done again.
 
     `arm` "base" trains nothing.
     """
-    if arm == "base":
-        yield measured(plan, folder / f"base-{seed}.json", model, None, trained.About("base", seed, 0, 0, 0, 0, 0.0))
-        return
+    if arm == BASE:
+        return measured(plan, folder / f"base-{seed}.json", model, None, trained.About(BASE, seed, 0, 0, 0, 0, 0.0))
     of = plan.arms[arm]
     place = folder / f"{arm.replace(':', '-').replace(', ', '-').replace(' ', '-')}-{seed}"
-    for steps in of.checkpoints:
-        kept = folder / f"{place.name}-{steps}.json"
-        if not kept.exists():
-            config = TrainingConfig(
-                model=model,
-                steps=steps,
-                groups=plan.groups,
-                rows=plan.rows,
-                rows_per_pass=plan.rows_per_pass,
-                learning_rate=plan.learning_rate,
-                warmup=10,
-                operator_share=of.share,
-                train_calls=of.train_calls,  # type: ignore[arg-type]
-                lora=lora(plan),
-                save_every=plan.save_every,
-                seed=seed,
-            )
-            began = time.process_time()
-            train(pdr(plan), sums(plan)["learnt"], NumberVerifier(), config, place)
-            spend(place, time.process_time() - began)
-            gc.collect()
-        log = [line for line in read_log(place / "log.jsonl") if line["step"] <= steps]
-        figures = ("sampled/calls", "sampled/tokens", "sampled/prompt_tokens")
-        calls, sampled, read = (int(sum(line[name] for line in log)) for name in figures)
-        about = trained.About(arm, seed, steps, calls, sampled, read, spent(place))
-        yield measured(plan, kept, model, place / "adapter", about)
+    kept = folder / f"{place.name}-{steps}.json"
+    if not kept.exists():
+        config = TrainingConfig(
+            model=model,
+            steps=steps,
+            groups=plan.groups,
+            rows=plan.rows,
+            rows_per_pass=plan.rows_per_pass,
+            learning_rate=plan.learning_rate,
+            warmup=10,
+            operator_share=of.share,
+            train_calls=of.train_calls,  # type: ignore[arg-type]
+            lora=lora(plan),
+            save_every=plan.save_every,
+            seed=seed,
+        )
+        began = time.process_time()
+        train(pdr(plan), sums(plan)["learnt"], NumberVerifier(), config, place)
+        spend(place, time.process_time() - began)
+        gc.collect()
+    log = [line for line in read_log(place / "log.jsonl") if line["step"] <= steps]
+    figures = ("sampled/calls", "sampled/tokens", "sampled/prompt_tokens")
+    calls, sampled, read = (int(sum(line[name] for line in log)) for name in figures)
+    about = trained.About(arm, seed, steps, calls, sampled, read, spent(place))
+    return measured(plan, kept, model, place / "adapter", about)
 
 
 def spend(place: Path, seconds: float) -> None:
@@ -377,28 +380,33 @@ def quietly(threads: int) -> Iterator[None]:
 def study(
     plan: Plan, folder: Path, weights: Path, *, arms: Sequence[str], seeds: Sequence[int], name: str, place: Path
 ) -> Path:
-    """Run what is missing, one seed of all arms before the next; returns the file of lines.
+    """Run what is missing, the first checkpoint of all arms and seeds before the next; returns the file of lines.
 
     What has its lines there is not run again, so that another machine goes on from them. Raises StoreError if they are
     of another plan, or of another base.
     """
     path = place / f"{name}.jsonl"
     held = {each.about[:3] for each in trained.read(path)[1]} if path.exists() else set()
-    missing = [
-        (seed, arm)
+    asked = [
+        (number, seed, arm, steps)
         for seed in seeds
         for arm in arms
-        if not held.issuperset((arm, seed, steps) for steps in (plan.arms[arm].checkpoints if arm != "base" else (0,)))
+        for number, steps in enumerate(plan.checkpoints(arm))
+    ]
+    missing = [
+        (arm, seed, steps)
+        for _, seed, arm, steps in sorted(asked, key=lambda each: each[0])
+        if (arm, seed, steps) not in held
     ]
     if not missing:
         return path
     model = base(plan, folder, weights)
     about = plan_of(plan, folder)
     trained.agree(path, about)
-    for seed, arm in missing:
-        for line in run(plan, folder, model, arm, seed):
-            trained.add(path, line, about)
-            print(f"{line.about.arm}, seed {seed}, step {line.about.steps}: {line.means}", flush=True)
+    for arm, seed, steps in missing:
+        line = run(plan, folder, model, arm, seed, steps)
+        trained.add(path, line, about)
+        print(f"{arm}, seed {seed}, step {steps}: {line.means}", flush=True)
     return path
 
 
@@ -420,7 +428,7 @@ def main(
     """Run what is missing, and write the lines to studies/trained and the page to docs/results."""
     if not only_table:
         plan = Plan()
-        known = ["base", *plan.arms]
+        known = [BASE, *plan.arms]
         if odd := set(arm or ()) - set(known):
             raise ConfigError(f"`--arm {min(odd)}` must be one of {', '.join(known)}")
         folder = run_dir or Path("runs/studies/operator-rl")

@@ -111,6 +111,23 @@ def test_what_is_done_is_not_done_again(folder: Path, weights: Path, monkeypatch
     assert sorted(path.read_text().splitlines()) == sorted(before.splitlines())
 
 
+def test_the_first_checkpoints_of_all_seeds_come_before_the_last(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, int, int]] = []
+
+    def run(plan: Plan, place: Path, model: str, arm: str, seed: int, steps: int) -> Line:
+        done.append((arm, seed, steps))
+        return Line(About(arm, seed, steps, 0, 0, 0, 0.0), {"one pass": [1.0]})
+
+    monkeypatch.setattr(operator_rl, "run", run)
+    monkeypatch.setattr(operator_rl, "base", lambda *_: "")
+    (tmp_path / operator_rl.WARM_CURVE).write_text("{}")
+    go(tmp_path, weights, seeds=2)
+    first = [(arm, seed, 0 if arm == "base" else 1) for seed in (0, 1) for arm in ("base", *SMALL.arms)]
+    assert done == first + [(arm, seed, 3) for seed in (0, 1) for arm in ("traces", "1:1, all calls")]
+
+
 def test_another_machine_goes_on_from_the_lines_alone(folder: Path, weights: Path, tmp_path: Path) -> None:
     head, *lines = (folder / "lines" / "tiny.jsonl").read_text().splitlines()
     rest = [line for line in lines if '"1:1, refinements"' not in line]
