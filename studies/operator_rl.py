@@ -146,6 +146,8 @@ class Plan:
             "traces": Arm("1:0", "refine", (self.steps, longer)),
             "1:1, refinements": Arm("1:1", "refine", (self.steps,)),
             "1:1, all calls": Arm("1:1", "all", (self.steps, longer)),
+            "3:1, all calls": Arm("3:1", "all", (self.steps,)),
+            "1:3, all calls": Arm("1:3", "all", (self.steps,)),
         }
 
     def checkpoints(self, arm: str) -> tuple[int, ...]:

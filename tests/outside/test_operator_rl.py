@@ -21,7 +21,7 @@ from tests.support.one_thread import one_thread  # noqa: F401  (a fixture)
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("training")]
 
 SMALL = Plan(
-    steps=1, groups=2, rows=10, seeds=1, digits=1, learnt=12, held_out=4, dev=3, warm_sums=8, warm_until=0.0,
+    steps=1, groups=4, rows=10, seeds=1, digits=1, learnt=12, held_out=4, dev=3, warm_sums=8, warm_until=0.0,
     warm_stage=1, warm_most=2, warm_batch=4, rank=2, save_every=1,
 )  # fmt: skip
 
@@ -91,11 +91,13 @@ def test_arms_are_compared_at_as_many_steps_and_at_as_many_calls(folder: Path) -
     calls = {(line.about.arm, line.about.steps): line.about.calls for line in lines}
     assert calls == {
         ("base", 0): 0,
-        ("traces", 1): 20,
-        ("traces", 3): 60,
-        ("1:1, refinements", 1): 60,
-        ("1:1, all calls", 1): 20,
-        ("1:1, all calls", 3): 60,
+        ("traces", 1): 40,
+        ("traces", 3): 120,
+        ("1:1, refinements", 1): 120,
+        ("1:1, all calls", 1): 40,
+        ("1:1, all calls", 3): 120,
+        ("3:1, all calls", 1): 40,
+        ("1:3, all calls", 1): 40,
     }
     for line in lines:
         assert set(line.scores) == set(operator_rl.programs(SMALL))
