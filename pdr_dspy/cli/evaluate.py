@@ -232,6 +232,7 @@ def summarise(report: Report) -> dict[str, Any]:
         "failed": report.failed,
         "failed_rounds": report.failed_rounds,
         "unchecked": report.unchecked,
+        "ungraded": report.ungraded,
         "damaged": report.damaged,
         "truncated": row.truncated,
         "cancelled": row.cancelled,

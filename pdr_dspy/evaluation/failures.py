@@ -18,7 +18,8 @@ FELL_BACK = str(Stop.FELL_BACK)
 
 
 class FirstFailures:
-    """Logs the first failed row and the first failure of each check, once each, however many follow."""
+    """Logs the first failed row and the first failure of the verifier on a draft and of each check, once each, however
+    many follow."""
 
     def __init__(self) -> None:
         self._logged: set[str] = set()
@@ -44,6 +45,14 @@ class FirstFailures:
                     "%s. Further ones are not logged, but counted in the report",
                     *(number, row.id, "`draft_tokens`" if number == 1 else "`refine_tokens`"),
                 )
+        ungraded = [draft.ungraded for draft in row.drafts if draft.ungraded is not None]
+        if ungraded and self._is_first("grade"):
+            logger.warning(
+                "the verifier failed on %d of %d drafts of question %s, whose answer it graded: %s. Such drafts have "
+                "no score in analyses of rounds. Further ones are not logged, but counted in the report; return 0 "
+                "for what cannot be read",
+                *(len(ungraded), _drafts(row, len(ungraded)), row.id, ungraded[0]),
+            )
         for one in row.failed_checks:
             if self._is_first(f"check {one.check}"):
                 logger.warning(
@@ -60,8 +69,8 @@ class FirstFailures:
 
 
 def failures_in_words(rows: Sequence[Row]) -> list[str]:
-    """One sentence for failed rows, one for answers without a round that failed, and one for each check that failed,
-    with counts and the most common reason; and if they are more than a twentieth, one for answers of an earlier round
+    """One sentence for failed rows, one for answers without a round that failed, one for each check that failed, and one
+    for drafts that the verifier failed on, with counts and the most common reason; and if they are more than a twentieth, one for answers of an earlier round
     because the last had none, and one for drafts that ended at their cap before an answer. Empty if nothing failed."""
     said = []
     errors = [row.error for row in rows if row.error is not None]
@@ -89,6 +98,12 @@ def failures_in_words(rows: Sequence[Row]) -> list[str]:
             f"{count:,} draft{'s' * (count != 1)} unchecked, since the check {name!r} failed{_most_often(reasons)}"
         )
     drafts = [draft for row in rows for draft in row.drafts]
+    ungraded = [draft.ungraded for draft in drafts if draft.ungraded is not None]
+    if ungraded:
+        many = "s" * (len(ungraded) != 1)
+        said.append(
+            f"{len(ungraded):,} draft{many} without a score, since the verifier failed{_most_often(Counter(ungraded))}"
+        )
     cut = sum(draft.cut for draft in drafts)
     if cut > CUT * len(drafts):
         said.append(

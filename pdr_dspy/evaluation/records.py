@@ -35,7 +35,9 @@ class DraftRow(BaseModel):
     answer: str | None = None
     """The output fields as one text; None if they could not be read."""
     score: float | None = None
-    """None if scoring drafts would cost tokens."""
+    """None if scoring drafts would cost tokens, or the verifier failed on it."""
+    ungraded: str | None = None
+    """Why the verifier failed on it, in one line; None if it did not."""
     check: float | None = None
     """The score of the program's check, a fraction; None if it was not checked."""
     how: dict[str, How] = {}
@@ -270,6 +272,12 @@ class Report(BaseModel):
         """Drafts that a check of the program failed on; `row.failed_checks` has the reasons."""
         return sum(one.drafts for row in self.rows for one in row.failed_checks)
 
+    @property
+    def ungraded(self) -> int:
+        """Drafts that the verifier failed on, while it graded the answer of their row; `draft.ungraded` has the
+        reasons."""
+        return sum(draft.ungraded is not None for draft in self._drafts())
+
     def __repr__(self) -> str:
         return f"<Report {self}>"
 
@@ -281,6 +289,7 @@ class Report(BaseModel):
             f"{len(self.rows)} rows, {self.failed} failed"
             + (f", {self.failed_rounds} answered without a round that failed" if self.failed_rounds else "")
             + (f", {self.unchecked} drafts unchecked since their check failed" if self.unchecked else "")
+            + (f", {self.ungraded} drafts without a score since the verifier failed on them" if self.ungraded else "")
             + (f", {self.cut} drafts without an answer at their cap" if self.cut else "")
         )
 

@@ -225,20 +225,28 @@ class Runner:
 
     async def scores(
         self, example: dspy.Example, prediction: dspy.Prediction, answer: str | None, score: Score
-    ) -> dict[str, float] | None:
-        """The scores of a prediction, whose outputs are `answer` as text, and of its drafts, by their outputs as text;
-        None if scoring costs tokens."""
+    ) -> dict[str, float | str] | None:
+        """The scores of a prediction, whose outputs are `answer` as text, and of its drafts, by their outputs as text,
+        or why the verifier failed on a draft; None if scoring costs tokens."""
         if not getattr(self.verifier, "grades_drafts", False):
             return None
-        known = {answer: float(score)} if answer is not None and isinstance(self.program, Operator) else {}
+        known = self.known(answer, score)
         fresh: dict[str, dspy.Prediction] = {}
         for round_ in prediction.get("rounds") or ():
             for draft in round_.drafts:
                 text = _answer(draft.outputs, none=True)
                 if text is not None and text not in known:
                     fresh.setdefault(text, dspy.Prediction(**draft.outputs))
-        found = await asyncio.gather(*(self.grade(example, outputs) for outputs in fresh.values()))
-        return known | {text: float(one) for text, one in zip(fresh, found, strict=True)}
+        asked = (self.grade(example, outputs) for outputs in fresh.values())
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        return known | {
+            text: _no_grade(one) if isinstance(one, BaseException) else float(one)
+            for text, one in zip(fresh, found, strict=True)
+        }
+
+    def known(self, answer: str | None, score: Score) -> dict[str, float | str]:
+        """The score of an operator's answer, which is that of one of its drafts: it depends only on the outputs."""
+        return {answer: float(score)} if answer is not None and isinstance(self.program, Operator) else {}
 
     def verdicts(
         self, example: dspy.Example, prediction: dspy.Prediction, answer: str | None
@@ -246,30 +254,33 @@ class Runner:
         """The score of a prediction, whose outputs are `answer` as text, and the rounds with the scores of its
         drafts."""
         score = self.verdict(example, prediction)
-        # An operator's answer is one of its drafts', and a verdict depends only on the outputs.
-        known = {answer: float(score)} if answer is not None and isinstance(self.program, Operator) else {}
-        return score, self.rounds(example, prediction, known)
+        return score, self.rounds(example, prediction, self.known(answer, score))
 
     def rounds(
-        self, example: dspy.Example, prediction: dspy.Prediction, known: dict[str, float] | None = None
+        self, example: dspy.Example, prediction: dspy.Prediction, known: dict[str, float | str] | None = None
     ) -> tuple[RoundRow, ...]:
         """The rounds of a prediction. With `known`, the scores of some answers, every draft is scored too, for analyses
-        of rounds; without it, no draft is, because that would cost tokens."""
+        of rounds; without it, no draft is, because that would cost tokens. A verifier that fails on a draft does not
+        fail the row, whose answer it could grade."""
         rows = []
         for round_ in prediction.get("rounds") or ():
             drafts = []
             places = {draft.index: place for place, draft in enumerate(round_.drafts)}
             for draft in round_.drafts:
                 answer = _answer(draft.outputs, none=True)
-                score = None if known is None else 0.0
+                score: float | str | None = None if known is None else 0.0
                 if known is not None and answer is not None:
                     if answer not in known:
-                        known[answer] = float(self.verdict(example, dspy.Prediction(**draft.outputs)))
+                        try:
+                            known[answer] = float(self.verdict(example, dspy.Prediction(**draft.outputs)))
+                        except Exception as error:
+                            known[answer] = _no_grade(error)
                     score = known[answer]
                 drafts.append(
                     DraftRow(
                         answer=answer,
-                        score=score,
+                        score=None if isinstance(score, str) else score,
+                        ungraded=score if isinstance(score, str) else None,
                         check=None if draft.check is None else draft.check.value,
                         how=draft.how,
                         unclear={name: clean(text) for name, text in draft.unclear.items()},
@@ -328,6 +339,13 @@ def _answer(outputs: Mapping[str, Any], *, none: bool = False) -> str | None:
     if len(outputs) == 1:
         return str(next(iter(present.values())))
     return json.dumps(present, default=str, sort_keys=True)
+
+
+def _no_grade(error: BaseException) -> str:
+    """Why the verifier failed on a draft. What concerns more than the draft is raised."""
+    if isinstance(error, (ConfigError, StoreError)) or not isinstance(error, Exception):
+        raise error
+    return clean(in_words(error))
 
 
 def _broken(prediction: dspy.Prediction) -> str:

@@ -19,7 +19,7 @@ from pdr_dspy.operators.operator import Operator
 from pdr_dspy.reporting import write_report
 from pdr_dspy.search import PDROptimizer
 from pdr_dspy.testing import scripted_lm
-from pdr_dspy.verifiers import ExactVerifier
+from pdr_dspy.verifiers import ExactVerifier, Score
 from tests.support.checks import QA, SMALL
 
 SHAPE: dict[str, Any] = {"widths": (2, 1), "distiller": "random_k", "k": 1, **SMALL}
@@ -124,6 +124,54 @@ def test_a_verifier_that_raises_is_named_once_and_on_each_row(caplog: pytest.Log
     assert all(str(row.error).endswith("(raised by the verifier <verifier raises>)") for row in report.rows)
     (sentence,) = failures_in_words(report.rows)
     assert sentence.startswith("3 of 3 rows failed, with AttributeError: ")
+
+
+def strict(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> float:
+    """A metric that cannot read `b`, as `int(prediction.answer)` cannot read some answers."""
+    if prediction.answer != example.answer:
+        raise ValueError(f"cannot read {prediction.answer}")
+    return 1.0
+
+
+class Awaited:
+    """The same, awaited."""
+
+    grades_drafts = True
+    kept: tuple[str, ...] = ()
+
+    def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Score:
+        return Score(strict(example, prediction))
+
+    async def averify(self, example: dspy.Example, prediction: dspy.Prediction) -> Score:
+        return self(example, prediction)
+
+    def check_gold(self, example: dspy.Example) -> None: ...
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "Awaited"}
+
+
+@pytest.mark.parametrize("verifier", [strict, Awaited()], ids=["function", "awaited"])
+def test_a_verifier_that_fails_on_a_draft_grades_the_answer_all_the_same(
+    verifier: Any, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    program = PDR(QA, widths=(2, 1), distiller="random_k", k=1, **SMALL)
+
+    def wrong_then_right(request: Any) -> str:
+        return "Answer: a" if "Answer: b" in request.user or "answer: b" in request.user else "Answer: b"
+
+    with dspy.context(lm=scripted_lm(wrong_then_right)):
+        report = evaluate(program, examples(), verifier, run_dir=tmp_path)
+    assert (report.score, report.failed, report.ungraded) == (1.0, 0, 6)
+    assert "6 drafts without a score since the verifier failed on them" in str(report)
+    (line,) = warned(caplog)
+    assert "the verifier failed on 2 of 3 drafts of question q" in line
+    assert "ValueError: cannot read b" in line
+    (sentence,) = failures_in_words(report.rows)
+    assert sentence.startswith("6 drafts without a score, since the verifier failed, with ValueError: cannot read b")
+    for row in read_rows(tmp_path / "rows.jsonl").values():
+        assert [draft.score for draft in row.drafts] == [None, None, 1.0]
+        assert [draft.ungraded is None for draft in row.drafts] == [False, False, True]
 
 
 @pytest.fixture
