@@ -69,9 +69,12 @@ class FirstFailures:
 
 
 def failures_in_words(rows: Sequence[Row]) -> list[str]:
-    """One sentence for failed rows, one for answers without a round that failed, one for each check that failed, and one
-    for drafts that the verifier failed on, with counts and the most common reason; and if they are more than a twentieth, one for answers of an earlier round
-    because the last had none, and one for drafts that ended at their cap before an answer. Empty if nothing failed."""
+    """One sentence for failed rows, one for answers without a round that failed, one for each check that failed, and
+    one for drafts that the verifier failed on, with counts and the most common reason.
+
+    If they are more than a twentieth, also one for answers of an earlier round because the last had none, and one for
+    drafts that ended at their cap before an answer. Empty if nothing failed.
+    """
     said = []
     errors = [row.error for row in rows if row.error is not None]
     if errors:

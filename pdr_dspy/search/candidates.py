@@ -24,6 +24,7 @@ from pdr_dspy.search.space.spaces import AnySpace, Space
 
 REFLECTION = "reflection"
 """The origin of a candidate with an instruction that a model wrote for its schedule."""
+_AT_ONCE: dict[str, Any] = {"first_wave": None, "next_wave": None}
 logger = logging.getLogger("pdr_dspy.search")
 
 
@@ -33,7 +34,7 @@ def baselines(problem: Problem) -> list[Proposed]:
     passes: dict[str, dict[str, list[Schedule]]] = {}
     for place, operator in _searched(problem).items():
         for suffix, one in _on_models(operator.schedule, problem.space.spaces[place]):
-            passes.setdefault(suffix, {})[place] = [_single(one)]
+            passes.setdefault(suffix, {})[place] = [one_pass(one)]
     named = [student]
     for suffix, schedules in passes.items():
         single = _joint(problem, schedules)
@@ -87,16 +88,16 @@ def _joint(problem: Problem, schedules: Mapping[str, Sequence[Schedule]]) -> Can
             chosen[place], wanted = first, True
             continue
         owns = [one for _, one in _on_models(operator.schedule, space)]
-        other = next((one for one in (*map(_single, owns), *owns) if one in space), None)
+        other = next((one for one in (*map(one_pass, owns), *owns) if one in space), None)
         if other is None:
             return None
         chosen[place] = other
     return problem.candidate(lambda place, operator, space: chosen[place]) if wanted else None
 
 
-def _single(own: Schedule) -> Schedule:
-    """One pass."""
-    return own.replace(widths=(1,), critique=False)
+def one_pass(own: Schedule, **changes: Any) -> Schedule:
+    """One pass: without critique and waves, for which a single draft leaves no room."""
+    return own.replace(widths=(1,), critique=False, **_AT_ONCE, **changes)
 
 
 def _on_models(own: Schedule, space: Space) -> list[tuple[str, Schedule]]:
@@ -118,7 +119,7 @@ def _families(operator: Operator, space: Space) -> list[tuple[str, list[Schedule
 
 def families_of(own: Schedule, space: Space) -> list[tuple[str, list[Schedule]]]:
     """Schedules of each kind around a schedule, the widest first; some may be outside of the space."""
-    plain = own.replace(widths=(1,), critique=False, final="refine", check=None, keep=False, stop_at=None)
+    plain = one_pass(own, final="refine", check=None, keep=False, stop_at=None)
     widths = sorted({width for width in space.widths if width > 1}, reverse=True)
     checks = [check for check in space.check if check is not None]
     stops = next((stop for stop in space.stop_at if stop is not None), None)
@@ -137,9 +138,12 @@ def families_of(own: Schedule, space: Space) -> list[tuple[str, list[Schedule]]]
     families += [(f"refined by {check}", [refined(width, check) for width in widths]) for check in checks]
     if max(space.rounds) > 1:
         chain = (1,) * min(3, max(space.rounds))
-        families.append(("SR", [own.replace(widths=chain, distiller="last", critique=False, final="refine")]))
+        shape: dict[str, Any] = {"widths": chain, "distiller": "last", "critique": False, "final": "refine"}
+        families.append(("SR", [own.replace(**shape, **_AT_ONCE)]))
     for name in PRESETS:
         kept = own.model_dump(exclude={"widths", "distiller", "critique", "k", "final"})
+        if own.first_wave is not None and own.first_wave >= max(PRESETS[name]["widths"]):
+            kept |= _AT_ONCE
         families.append((name, [preset(name, **kept)]))
     return families
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.runtime import postgres
-from pdr_dspy.search.candidates import baselines, predicted, proposer_of
+from pdr_dspy.search.candidates import baselines, one_pass, predicted, proposer_of
 from pdr_dspy.search.driver import identity
 from pdr_dspy.search.driver.controller import cohort_in, drive, instructions_in, measurements_of, plan_of
 from pdr_dspy.search.driver.journal import Journal, read_journal
@@ -203,14 +203,13 @@ class Prices:
             costs = [min(cost, most) for cost in costs]
         shortest = min(part.schedule.draft_tokens for one in some for part in one.by_operator.values())
         place, operator = next(iter(problem.operators.items()))
-        least = operator.schedule.replace(widths=(1,), critique=False, draft_tokens=shortest)
-        single = predict(least, profile_at(bare.profile, place))
+        alone = predict(one_pass(operator.schedule, draft_tokens=shortest), profile_at(bare.profile, place))
         return cls(
             problem,
             measurements,
             bare.profile,
             bare.question,
-            call=bare.question if single is None else single.total / SLACK,
+            call=bare.question if alone is None else alone.total / SLACK,
             expensive=fmean(costs[len(costs) // 2 :]),
         )
 

@@ -14,7 +14,7 @@ from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import StoreError
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import PRESETS, Schedule
-from pdr_dspy.operators.strategies import PDR, SR, BestOfN
+from pdr_dspy.operators.strategies import PDR, SR, BestOfN, SelfConsistency
 from pdr_dspy.search import PDROptimizer, Race, SearchSettings
 from pdr_dspy.search.candidates import baselines
 from pdr_dspy.search.driver.controller import Run
@@ -260,6 +260,25 @@ def test_a_vote_the_best_by_the_check_and_a_refinement_by_it_are_tried_before_al
     assert "vote" in without
     assert not [name for name in without if name.endswith("check")]
     assert "vote" not in origins_of(Asked())  # a space that has no vote
+
+
+@pytest.mark.parametrize(
+    "waves",
+    [
+        SelfConsistency("question -> answer", n=8, agree=0.8, first_wave=2, next_wave=1),
+        BestOfN("question -> answer", n=16, check=lambda args, pred: 1.0, stop_at=1.0, first_wave=12),
+        PDR("question -> answer", widths=(4, 1), distiller="random_k", agree=0.8, first_wave=2),
+    ],
+    ids=["agree", "stop_at", "PDR"],
+)
+def test_a_student_that_makes_its_drafts_in_waves_is_tuned(waves: Operator) -> None:
+    """The programs tried first have rounds of other widths, which may have no room for its waves."""
+    asked = Asked(program=waves, space=None)
+    named = origins_of(asked)
+    assert asked.run.problem.own.schedule == waves.schedule
+    assert {"vote", "SR"} <= set(named)
+    for schedule in named.values():
+        assert schedule.first_wave is None or schedule.first_wave < max(schedule.widths)
 
 
 def test_they_are_as_wide_as_the_limits_allow() -> None:
