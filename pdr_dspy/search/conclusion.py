@@ -11,7 +11,7 @@ from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.evaluation.drafts import over_drafts
 from pdr_dspy.evaluation.evaluator import describe as describe_evaluation
 from pdr_dspy.evaluation.records import Report, Row
-from pdr_dspy.evaluation.statistics import paired
+from pdr_dspy.evaluation.statistics import Interval, Paired, paired
 from pdr_dspy.runtime.atomic_write import write_whole
 from pdr_dspy.search.credit import credits_of
 from pdr_dspy.search.driver.measurements import SEEDS, place_of
@@ -30,6 +30,8 @@ logger = logging.getLogger("pdr_dspy.search")
 
 Rows = Callable[[Stage, int], Sequence[Row]]
 """The rows of one trial in one stage, by its number."""
+SAME = Paired(0.0, Interval(0.0, 0.0), 1.0)
+"""The difference of a program and itself."""
 
 
 def conclude(
@@ -102,7 +104,7 @@ def confirm(
     winner = student if same else report(problem, rows, Stage.CONFIRM, best, str(best.candidate))
     single = len(student.rows)
     student = over_drafts(student, winner)
-    difference = paired(winner.per_question, student.per_question)
+    difference = SAME if same else paired(winner.per_question, student.per_question)
     shown = {
         question
         for place, space in problem.space.spaces.items()

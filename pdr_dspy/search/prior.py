@@ -174,7 +174,10 @@ def read_prior(places: Any) -> Prior:
         places = (places,)
     if not isinstance(places, Sequence) or not places or not all(isinstance(one, (str, Path)) for one in places):
         raise ConfigError(f"`prior={places!r}` must be the run folder of a finished search, or a list of several")
-    return learn([_programs(local_path(place)) for place in places])
+    try:
+        return learn([_programs(local_path(place)) for place in places])
+    except ConfigError as error:
+        raise ConfigError(f"`prior={[str(place) for place in places]}`: {error}") from error
 
 
 def _programs(folder: Path) -> list[Known]:
@@ -182,11 +185,14 @@ def _programs(folder: Path) -> list[Known]:
     path = folder / "search.json"
     try:
         trials = json.loads(path.read_text(encoding="utf-8"))["trials"]
-        return [
+        known = [
             Known(transferable(_candidate(trial)), float(trial["pooled"]), float(trial["pooled_sd"]))
             for trial in trials
             if trial["pooled"] is not None
         ]
+        if not all(math.isfinite(one.score) and math.isfinite(one.sd) for one in known):
+            raise ValueError("`pooled` or `pooled_sd` of a trial is not finite")
+        return known
     except OSError as error:
         raise StoreError(
             f"`prior={str(folder)!r}`: {path} cannot be read: {error.strerror}; it must be the run folder of a "

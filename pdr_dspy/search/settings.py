@@ -227,9 +227,10 @@ class RunOptions(_Section):
     }  # fmt: skip
 
     trials: int = 30
-    """Candidates to measure, the student and the baselines included."""
+    """Candidates to measure, the student and the baselines included, which are measured in any case."""
     max_tokens: int | None = None
-    """No new cohort is started after this many paid tokens of the search; None for no limit."""
+    """No new cohort is started after this many paid tokens of the search; None for no limit. The finalists' fresh runs
+    and the confirmation follow all the same, and are paid on top."""
     time_limit: float | None = None
     """No new cohort is started after this many seconds of this call; None for no limit."""
     stop: Stop = "trials"

@@ -86,6 +86,14 @@ def test_a_cheaper_program_that_does_as_well_is_returned_and_the_verdict_says_fo
     assert result.program.schedule.widths == (1,)  # type: ignore[attr-defined]
 
 
+def test_costs_decide_nothing_where_nothing_was_ever_right() -> None:
+    result = concluded(wrong, PDR("question -> answer", **WIDE), trials=3)
+    assert result.best.schedule.widths == (1,)
+    assert result.confirmation.kept == "student"
+    assert "the student is kept, since nothing was ever right: 0.000 against 0.000" in result.confirmation.verdict
+    assert "whether the verifier reads the answers as you mean it" in result.confirmation.verdict
+
+
 def test_a_winner_that_may_be_luck_is_returned_only_where_that_is_accepted() -> None:
     """Who reads drafts is right; the student is wrong on all of the training questions and on two of the others."""
 
@@ -149,6 +157,7 @@ def test_the_student_is_not_confirmed_against_itself() -> None:
     result = concluded(wrong, trials=1)
     assert (result.best.number, result.front[0].number) == (0, 0)
     assert result.confirmation.winner is result.confirmation.student
+    assert result.confirmation.difference == (0.0, (0.0, 0.0), 1.0)
     assert "the untouched student was the best of the search" in result.confirmation.verdict
     assert math.isnan(result.optimism)
 

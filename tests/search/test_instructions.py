@@ -23,7 +23,7 @@ from pdr_dspy.search.proposing.instruction_checks import form_of, overlap, tidie
 from pdr_dspy.search.proposing.instructions import Proposals, propose
 from pdr_dspy.search.proposing.writer import TIPS
 from pdr_dspy.search.space.space import Space
-from pdr_dspy.testing import Completion, ScriptedRequest, count_words
+from pdr_dspy.testing import Completion, ScriptedRequest, count_words, scripted_lm
 from tests.support.solver import engine, role_of
 
 QA = "question -> answer"
@@ -84,6 +84,14 @@ def test_texts_for_every_role_that_the_schedule_calls() -> None:
     assert {proposal.tip for proposal in proposals.proposals} <= set(TIPS)
     assert all(proposal.tokens == count_words(proposal.text) for proposal in proposals.proposals)
     assert all(len(set(texts)) == len(texts) for texts in proposals.instructions.values())
+
+
+def test_a_writer_that_is_away_is_named_with_what_to_do() -> None:
+    def away(request: ScriptedRequest) -> str:
+        raise ConnectionError("refused")
+
+    with pytest.raises(EndpointError, match=r"writes instructions failed at writer/one: .*refused.*`prompt_model`"):
+        propose(student(), TRAIN, lm=scripted_lm(away, model="writer/one"), count=1)
 
 
 def test_named_roles_and_one_line_into_a_space() -> None:

@@ -264,6 +264,17 @@ def test_programs_without_any_answer_stop_the_search_and_nothing_is_recorded() -
     assert lm.served.calls - paid == probes
 
 
+def test_a_verifier_that_always_fails_is_to_be_mended() -> None:
+    class Broken(Exact):
+        def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Any:
+            raise ZeroDivisionError("no verdict")
+
+    one = measuring(max_in_flight=1)
+    one.verifier = Broken()
+    with pytest.raises(PDRError, match=r"8 questions in a row, the last: .*no verdict.*; mend the verifier; "):
+        measured(one)
+
+
 def test_programs_that_fail_where_the_student_answers_are_recorded_as_failed() -> None:
     one, journal = measuring(max_in_flight=1), Journal({})
     one.journal = journal

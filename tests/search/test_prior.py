@@ -234,6 +234,18 @@ def test_a_folder_without_a_finished_search_is_refused(tmp_path: Path, text: str
         PDROptimizer(Exact(), prior=tmp_path)
 
 
+def test_a_folder_of_too_short_a_search_is_named(tmp_path: Path) -> None:
+    stored(tmp_path / "short", [(WIDTHS[0], 0.5)])
+    with pytest.raises(ConfigError, match=r"prior=.*short.*at least two measured programs"):
+        PDROptimizer(Exact(), prior=tmp_path / "short")
+
+
+def test_a_score_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    stored(tmp_path / "odd", [(WIDTHS[0], 0.5), (WIDTHS[1], float("nan"))])
+    with pytest.raises(StoreError, match=r"`pooled` or `pooled_sd` of a trial is not finite"):
+        PDROptimizer(Exact(), prior=tmp_path / "odd")
+
+
 @pytest.mark.parametrize("value", [3, [], [3], True])
 def test_what_is_no_folder_is_refused(value: Any) -> None:
     with pytest.raises(ConfigError, match=r"prior=.* must be the run folder of a finished search, or a list"):

@@ -363,8 +363,10 @@ def _rows_in(name: str, text: str) -> dict[int, Row]:
 
 def _remedy(why: str) -> str:
     """What to do about a search that stopped, given the error of its last row."""
-    kept = "what is finished is kept, the same command resumes"
-    return f"the server is not running at that address: start it; {kept}" if UNCONNECTED.search(why) else kept
+    kept = "what is finished is kept in the `run_dir`, if there is one: the same command resumes from there"
+    if UNCONNECTED.search(why):
+        return f"the server is not running at that address: start it; {kept}"
+    return f"mend the verifier; {kept}" if "(raised by the verifier" in why else kept
 
 
 def _foreign(name: str, why: str) -> StoreError:

@@ -202,7 +202,10 @@ def propose(
 
     replies, sizes = event_loop.run(write)
     if all(reply.call.finish == "error" for reply in replies):
-        raise EndpointError(f"every call of `propose` failed at {lm.model}: {replies[0].call.failure}")
+        raise EndpointError(
+            f"every call that writes instructions failed at {lm.model}: {replies[0].call.failure}; start that model, "
+            "name another as `prompt_model` (`--prompt-model`), or search without `prompts`"
+        )
     known = Known.of(trainset, questions, operator.task)
     kept: list[Proposal] = []
     refused: list[Refused] = []

@@ -78,7 +78,8 @@ class Finalist(NamedTuple):
     pooled: float
     """The estimate from both, shrunk towards the other programs: used for the choice among finalists."""
     interval: Interval
-    """95 % interval of `pooled`."""
+    """95 % interval of `pooled` on these questions: of the luck of the runs alone. On other questions the score differs
+    by more; the confirmation's interval is about those."""
     sequential: float
     total: float
 

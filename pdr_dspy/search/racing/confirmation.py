@@ -141,6 +141,11 @@ def _choose(
     if over["student"] < over["winner"]:
         too = "" if over["student"] <= 0 else "; on these questions it is over them too, by less"
         return "student", f"the student is kept, the winner costs more than the limits on confirmation: {figures}{too}"
+    if winner.score == student.score == 0:
+        return "student", (
+            f"the student is kept, since nothing was ever right: {figures}; see in the rows whether the verifier reads "
+            "the answers as you mean it, before costs decide"
+        )
     if low > 0 and difference.p_value < DOUBT:
         return "winner", f"the winner is kept, it is confidently better: {figures}"
     costs = (winner.cost, student.cost) if winner.cost is not None and student.cost is not None else None
