@@ -162,6 +162,7 @@ def page(path: Path) -> str:
         low, high = effect.interval
         text += f"| {effect.letters} | {names} | {level[0]} | {level[1]} "
         text += f"| {effect.difference:+.3f} [{low:+.3f}, {high:+.3f}] | {'yes' if effect.sure else ''} |\n"
+    text += "\n`one pass` is the first draft alone.\n"
     text += "\n| program | score | B_seq | B_total | against the vote of as many drafts |\n|---|--:|--:|--:|---|\n"
     for name, found in lines.items():
         wide = "vote of 4" if len(found[0].drafts) > 1 and len(found[0].drafts[0]) == 4 else "vote of 8"

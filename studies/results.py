@@ -220,13 +220,14 @@ def page(path: Path) -> str:
     text += f"{questions} questions; plan: `studies/plans/{study}.md`; rows: `studies/rows/{path.name}`.\n"
     text += f"Repeat: `python -m studies.{study}`, then `python -m studies.results`.\n\n![]({path.stem}.svg)\n\n"
     text += table(programs)
+    text += f"\n`{BASELINE}` is the mean over all drafts of `{reference(programs)}`, each of which it could have been.\n"
     for name, lines in programs.items():
         if failed := sum(line.error is not None for line in lines):
             text += f"\n{failed} of {len(lines)} runs of `{name}` failed and count as wrong; they are tried again.\n"
     if (drafted := reference(programs)) in programs:
         text += f"\nDrafts of `{drafted}`: {reach(programs[drafted])}.\n"
     if rounds := flow(programs):
-        text += f"\n{rounds}"
+        text += f"\nThe first drafts of each round; shares of all these runs:\n\n{rounds}"
     return text
 
 
