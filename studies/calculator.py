@@ -243,7 +243,7 @@ def write(rows: Path, out: Path) -> Path | None:
 
 @guarded
 def main(
-    one: Annotated[float | None, typer.Option(help="How often one draft is right, a fraction.")] = None,
+    one: Annotated[float | None, typer.Option(min=0, max=1, help="How often one draft is right, a fraction.")] = None,
     any_of: Annotated[
         list[str] | None, typer.Option("--any", help="pass@k as K:SHARE, such as 8:0.56; give one k or two.")
     ] = None,
@@ -251,7 +251,7 @@ def main(
     unread: Annotated[float, typer.Option(help="Share of wrong drafts whose answer cannot be read.")] = 0.0,
     false_positive: Annotated[float, typer.Option(help="How often the check passes a wrong draft.")] = 0.0,
     false_negative: Annotated[float, typer.Option(help="How often the check fails a right draft.")] = 0.0,
-    n: Annotated[list[int] | None, typer.Option(help="Drafts; can be repeated.")] = None,
+    n: Annotated[list[int] | None, typer.Option(min=1, help="Drafts; can be repeated.")] = None,
     validate: Annotated[bool, typer.Option("--validate", help="Hold it against the studies' rows instead.")] = False,
 ) -> None:
     """What one pass, a vote and best-of-n are expected to score."""
@@ -260,9 +260,12 @@ def main(
         return
     if one is None or not any_of:
         raise ConfigError("give `--one` and `--any`, how often one draft and one of k drafts is right")
+    shares = dict(map(_share, any_of))
+    if len(shares) < len(any_of):
+        raise ConfigError(f"`--any {' --any '.join(any_of)}` gives one k twice")
     expected = Expected.of(
         one,
-        dict(map(_share, any_of)),
+        shares,
         agreement=agreement,
         unread=unread,
         false_positive=false_positive,

@@ -428,11 +428,11 @@ def main(
     only_table: Annotated[bool, typer.Option("--table", help="Run nothing: write the page.")] = False,
 ) -> None:
     """Run what is missing, and write the lines to studies/trained and the page to docs/results."""
+    plan = Plan()
+    known = [BASE, *plan.arms]
+    if odd := set(arm or ()) - set(known):
+        raise ConfigError(f"`--arm {min(odd)}` must be one of {', '.join(known)}")
     if not only_table:
-        plan = Plan()
-        known = [BASE, *plan.arms]
-        if odd := set(arm or ()) - set(known):
-            raise ConfigError(f"`--arm {min(odd)}` must be one of {', '.join(known)}")
         folder = run_dir or Path("runs/studies/operator-rl")
         folder.mkdir(parents=True, exist_ok=True)
         with quietly(threads):

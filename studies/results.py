@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+import typer
+
 from pdr_dspy.evaluation.statistics import Interval, paired, pass_at_k, score_interval
 from pdr_dspy.verifiers import RIGHT
 from studies import calculator, distillers, verification
@@ -220,11 +222,12 @@ def page(path: Path) -> str:
     text += f"{questions} questions; plan: `studies/plans/{study}.md`; rows: `studies/rows/{path.name}`.\n"
     text += f"Repeat: `python -m studies.{study}`, then `python -m studies.results`.\n\n![]({path.stem}.svg)\n\n"
     text += table(programs)
-    text += f"\n`{BASELINE}` is the mean over all drafts of `{reference(programs)}`, each of which it could have been.\n"
+    drafted = reference(programs)
+    text += f"\n`{BASELINE}` is the mean over all drafts of `{drafted}`, each of which it could have been.\n"
     for name, lines in programs.items():
         if failed := sum(line.error is not None for line in lines):
             text += f"\n{failed} of {len(lines)} runs of `{name}` failed and count as wrong; they are tried again.\n"
-    if (drafted := reference(programs)) in programs:
+    if drafted in programs:
         text += f"\nDrafts of `{drafted}`: {reach(programs[drafted])}.\n"
     if rounds := flow(programs):
         text += f"\nThe first drafts of each round; shares of all these runs:\n\n{rounds}"
@@ -251,4 +254,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
 from pdr_dspy.evaluation.statistics import Interval, paired, resamples, score_interval, wilson
@@ -314,4 +315,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
+import typer
+
 from pdr_dspy.evaluation.statistics import Paired, paired
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.runtime.atomic_write import write_whole
@@ -174,6 +176,11 @@ def write(rows: Path = TABLES, out: Path = OUT) -> list[Path]:
     return made
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Write the page of every table of cells."""
     for written in write():
         print(written)
+
+
+if __name__ == "__main__":
+    typer.run(main)
