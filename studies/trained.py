@@ -11,11 +11,14 @@ from typing import Any, NamedTuple
 from pdr_dspy.errors import StoreError
 from pdr_dspy.evaluation.statistics import paired, score_interval
 from pdr_dspy.runtime.atomic_write import write_whole
+from studies.drawing import canvas, save
 from studies.study import ROOT, shown
 from studies.verification import OUT
 
 TRAINED = ROOT / "trained"
 """One file for each model, in the repository."""
+SEEDS = 3
+"""Runs of each arm that a table needs."""
 
 
 class About(NamedTuple):
@@ -168,7 +171,33 @@ def gains_table(found: Sequence[Place]) -> str:
     return text
 
 
-def table(path: Path, seeds: int = 3) -> str:
+def picture(found: Sequence[Place], title: str) -> Any:
+    """A figure of what each checkpoint scores in each program: bars with their intervals, a point for each seed."""
+    pyplot = canvas()
+    figure, panel = pyplot.subplots(figsize=(9.5, 4.6), layout="constrained")
+    programs = list(found[0].lines[0].scores)
+    wide = 0.8 / len(programs)
+    for number, program in enumerate(programs):
+        at = [place + (number - (len(programs) - 1) / 2) * wide for place in range(len(found))]
+        means = [fmean(place.scores(program)) for place in found]
+        edges = [score_interval(place.scores(program)) for place in found]
+        bars = [
+            [mean - edge.low for mean, edge in zip(means, edges, strict=True)],
+            [edge.high - mean for mean, edge in zip(means, edges, strict=True)],
+        ]
+        panel.bar(at, means, width=0.9 * wide, yerr=bars, label=program, error_kw={"elinewidth": 1})
+        for x, place in zip(at, found, strict=True):
+            seeds = [fmean(line.scores[program]) for line in place.lines]
+            panel.plot([x] * len(seeds), seeds, "k.", markersize=4)
+    panel.set_xticks(range(len(found)), [place.title.replace(", ", "\n", 1) for place in found])
+    panel.set_ylim(0, 1)
+    panel.set_ylabel("right, a share of the held-out sums")
+    panel.set_title(title)
+    panel.legend(frameon=False, ncols=len(programs), loc="upper left")
+    return figure
+
+
+def table(path: Path, seeds: int = SEEDS) -> str:
     """The tables of a file; checkpoints that not every seed has reached are left out."""
     _, lines = read(path)
     found = places(lines, seeds)
@@ -176,10 +205,16 @@ def table(path: Path, seeds: int = 3) -> str:
         return f"No checkpoint has all {seeds} seeds yet.\n"
     questions = len(found[0].scores(next(iter(found[0].lines[0].scores))))
     return (
+        f"![]({_drawn(path)})\n\n"
         f"{questions} held-out sums, {seeds} seeds. Intervals are 95 % over sums, of means over seeds.\n\n"
         f"{scores_table(found)}\n{pdr_table(found)}\n"
         f"Less training on traces alone, at as many steps or as many calls:\n\n{gains_table(found)}"
     )
+
+
+def _drawn(path: Path) -> str:
+    """The name of a file's picture."""
+    return f"operator-rl-{path.stem}.svg"
 
 
 def page(place: Path | None = None) -> str:
@@ -192,7 +227,10 @@ def page(place: Path | None = None) -> str:
 
 
 def write_page(out: Path | None = None, place: Path | None = None) -> Path:
-    """The page, in docs/results."""
-    path = (out or OUT) / "operator-rl.md"
-    write_whole(path, page(place))
-    return path
+    """The page and its pictures, in docs/results."""
+    room = out or OUT
+    for lines in sorted((place or TRAINED).glob("*.jsonl")):
+        if found := places(read(lines)[1], SEEDS):
+            save(picture(found, f"SmolLM2-135M trained on sums, {SEEDS} seeds"), room / _drawn(lines))
+    write_whole(room / "operator-rl.md", page(place))
+    return room / "operator-rl.md"

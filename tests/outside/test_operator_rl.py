@@ -184,6 +184,10 @@ def test_the_page_is_made_of_lines_and_leaves_out_arms_without_all_seeds(tmp_pat
     assert f"{named.format(600)}{row} | +0.333, +0.667, +0.333 |" in text  # as many calls
     assert named.format(200) in text  # as many steps
     assert "8,000 | 32,000 | 1.00 |" in text
+    drawn = (tmp_path / "operator-rl-some.svg").read_text()
+    assert "![](operator-rl-some.svg)" in text
+    assert all(title in drawn for title in ("traces", "600 steps", "PDR 4-1"))
+    assert "all calls" not in drawn
 
 
 def test_without_lines_the_page_says_so(tmp_path: Path) -> None:

@@ -346,10 +346,20 @@ def test_any_distiller_fills_the_group(distiller: str, widths: tuple[int, ...]) 
         assert {row.reward for row in made} <= {1.0, -1.0}
 
 
-def test_no_round_ends_early() -> None:
-    program = pdr(widths=(8, 1), agree=0.9, quorum=0.5)
+@pytest.mark.parametrize("early", [{"agree": 0.9, "quorum": 0.5}, {"agree": 0.6, "first_wave": 2, "next_wave": 1}])
+def test_no_round_ends_early(early: dict[str, Any]) -> None:
+    program = pdr(widths=(8, 1), **early)
     (rows,) = Episodes(program, NumberVerifier())([group(20)], solver("2"))
     assert Counter(row.phase for row in rows) == {"draft": 16, "distill": 2, "refine": 2}
+
+
+def test_a_draft_that_passes_ends_no_episode() -> None:
+    program = PDR(
+        "question -> answer", widths=(8, 1), distiller="checked", k=2, check=lambda args, pred: 1.0, stop_at=1.0,
+        first_wave=2,
+    )  # fmt: skip
+    (rows,) = Episodes(program, NumberVerifier())([group(18)], solver("2"))
+    assert Counter(row.phase for row in rows) == {"draft": 16, "refine": 2}
 
 
 def test_sequential_refinement_is_an_operator_too() -> None:

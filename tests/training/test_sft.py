@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +16,9 @@ from typer.testing import CliRunner
 
 from pdr_dspy.cli.app import app
 from pdr_dspy.errors import ConfigError, DataError, StoreError
+from pdr_dspy.training import export_sft
 from pdr_dspy.training.config import ImitationConfig, Lora
+from pdr_dspy.training.export_sft import Sample
 from pdr_dspy.training.policy_lm import prompt_ids
 from pdr_dspy.training.run_folder import read_log
 from pdr_dspy.training.sft import imitate, read_samples, tokenized
@@ -132,6 +136,75 @@ def test_a_stopped_run_goes_on_and_another_is_refused(model: str, tmp_path: Path
         imitate(samples, config(model), tmp_path / "run")
 
 
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.fixture(scope="module")
+def stopped(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with samples and a run of 2 steps, with a checkpoint after each."""
+    folder = tmp_path_factory.mktemp("stopped")
+    imitate(write(folder / "s.jsonl", [sample("q", "xx")] * 4), config(model, save_every=1), folder / "run")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("harm", "resumed", "said"),
+    [
+        (lambda path: (path / "checkpoint-9999").mkdir(), "checkpoint-2", "checkpoint-9999 is not whole"),
+        (lambda path: cut(path / "checkpoint-2" / "optimizer.pt"), "checkpoint-1", "goes on from checkpoint-1"),
+        (lambda path: cut(path / "checkpoint-2" / "adapter_model.safetensors"), "checkpoint-1", "safetensors is cut"),
+        (lambda path: [(each / "trainer_state.json").unlink() for each in path.glob("c*")], None, "begins again"),
+    ],
+    ids=["empty", "optimizer", "weights", "all"],
+)
+def test_a_half_written_checkpoint_does_not_stop_the_next_start(
+    model: str,
+    stopped: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    harm: Any,
+    resumed: str | None,
+    said: str,
+) -> None:
+    shutil.copytree(stopped / "run", tmp_path / "run")
+    harm(tmp_path / "run" / "checkpoints")
+    imitate(stopped / "s.jsonl", config(model, steps=3, save_every=1), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["resumed_from"] == resumed
+    assert [line["step"] for line in read_log(tmp_path / "run" / "log.jsonl")] == [1, 2, 3]
+    (told,) = [record.getMessage() for record in caplog.records if record.name == "pdr_dspy"]
+    assert said in told
+
+
+def test_fewer_steps_than_were_trained_are_refused(model: str, stopped: Path, tmp_path: Path) -> None:
+    shutil.copytree(stopped / "run", tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.json")}
+    with pytest.raises(ConfigError, match=r"`steps` is 1, .* 2 steps already \(checkpoint-2\): give at least 2 steps"):
+        imitate(stopped / "s.jsonl", config(model, steps=1, save_every=1), tmp_path / "run")
+    assert {path: path.read_bytes() for path in (tmp_path / "run").glob("*.json")} == before
+    assert imitate(stopped / "s.jsonl", config(model, save_every=1), tmp_path / "run").is_dir()
+
+
+def test_a_refused_start_leaves_the_folder_to_the_mended_config(model: str, tmp_path: Path) -> None:
+    samples = write(tmp_path / "s.jsonl", [sample("q", "xx")] * 4)
+    with pytest.raises(ConfigError, match="nope"):
+        imitate(samples, config(model, lora=Lora(targets=("nope",))), tmp_path / "run")
+    imitate(samples, config(model, steps=1, lora=Lora(rank=2)), tmp_path / "run")
+    with pytest.raises(StoreError, match="`lora"):
+        imitate(samples, config(model, steps=1, lora=Lora(rank=4)), tmp_path / "run")
+
+
+def test_samples_that_are_too_long_are_told(model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    samples = write(tmp_path / "s.jsonl", [sample("q", "x"), sample("r", "y" * 40), sample("s", "zzzz")])
+    imitate(samples, config(model, steps=1), tmp_path / "run")
+    imitate(samples, config(model, steps=1, max_tokens=5), tmp_path / "short")
+    told = [record.getMessage() for record in caplog.records if record.name == "pdr_dspy"]
+    assert told == [
+        "1 of 3 samples are longer than 32 tokens and are left out; the model's context holds no more",
+        "2 of 3 samples are longer than 5 tokens and are left out; raise `max_tokens`",
+    ]
+
+
 def test_a_resumed_run_saves_as_often_as_it_is_told_now(model: str, tmp_path: Path) -> None:
     samples = write(tmp_path / "s.jsonl", [sample("q", "xx")] * 4)
     imitate(samples, config(model, steps=2, save_every=2), tmp_path / "run")
@@ -158,7 +231,9 @@ def test_all_weights_without_an_adapter_and_epochs(model: str, tmp_path: Path) -
         ('{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": " "}]}', "line 1"),
         ('{"messages": [{"role": "user", "content": [1]}, {"role": "assistant", "content": "a"}]}', "line 1"),
         ("[1]", "line 1"),
-        (json.dumps(sample("q", "a")) + "\n\nnull", "line 2"),
+        (json.dumps(sample("q", "a")) + "\n\nnull", "line 3"),
+        ('{"messages": [{"content": "q"}, {"role": "assistant", "content": "a"}]}', "line 1"),
+        ('{"messages": [{"role": null, "content": "q"}, {"role": "assistant", "content": "a"}]}', "line 1"),
     ],
 )
 def test_files_that_are_no_samples(tmp_path: Path, content: str, sentence: str) -> None:
@@ -167,6 +242,13 @@ def test_files_that_are_no_samples(tmp_path: Path, content: str, sentence: str) 
         read_samples(tmp_path / "s.jsonl")
     with pytest.raises(DataError, match="cannot be read"):
         read_samples(tmp_path / "missing.jsonl")
+
+
+def test_texts_with_other_ends_of_lines_are_read_as_they_were_written(tmp_path: Path) -> None:
+    odd = "one\u2028two\u0085three\u000bfour"
+    chat = ({"role": "user", "content": odd}, {"role": "assistant", "content": odd})
+    export_sft.write(tmp_path / "s.jsonl", [Sample("draft", chat, "q1", 0, 1), Sample("draft", chat, "q2", 0, 1)])
+    assert read_samples(tmp_path / "s.jsonl") == [list(chat), list(chat)]
 
 
 @pytest.mark.parametrize(
@@ -178,6 +260,20 @@ def test_files_that_are_no_samples(tmp_path: Path, content: str, sentence: str) 
         ({"trl": {"optim": "no such optimizer"}}, "TRL refuses"),
         ({"model": "./no such folder"}, "cannot be loaded"),
         ({"max_tokens": 2}, "all 1 samples have more than 2 tokens"),
+        (
+            {"lora": Lora(targets=("nope",))},
+            r"`ImitationConfig\(lora=Lora\(targets=\('nope',\)\)\)` is refused: .*all-lin",
+        ),
+        ({"lora": Lora(targets="(")}, r"targets='\('\)\)` is refused: missing \)"),
+        ({"lora": Lora(targets=())}, r"targets=\(\)\)\)` is refused"),
+        ({"lora": Lora(targets=("lm_head",))}, "is refused: .*`lm_head` is not supported.*; give names"),
+        ({"loggers": ("nope",)}, r"`ImitationConfig\(loggers=\['nope'\]\)`: nope is not supported, only .*tensorboard"),
+        ({"loggers": ("dvclive",)}, "the package of 'dvclive' is not installed"),
+        ({"template_options": {"tokenize": True}}, "`tokenize` is set by the training itself; leave it out"),
+        ({"template_options": {"add_generation_prompt": False}}, "`add_generation_prompt` is set by"),
+        ({"learning_rate": math.inf}, r"learning_rate=inf\)` must be a finite number"),
+        ({"epochs": math.inf}, r"epochs=inf\)` must be a finite number"),
+        ({"epochs": math.nan}, r"`ImitationConfig\(epochs=nan\)` must be"),
     ],
 )
 def test_settings_that_cannot_work(model: str, tmp_path: Path, change: dict[str, Any], sentence: str) -> None:

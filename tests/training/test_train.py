@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -129,6 +130,23 @@ def test_a_run_gives_a_folder_that_transformers_loads_and_continues(model: str, 
     train(program(), questions(), Early(), config(model, steps=2), tmp_path / "at once")
     assert not differ(resumed, weights(tmp_path / "at once" / "model"))
 
+    with pytest.raises(ConfigError, match=r"`steps` is 1, .* 2 steps already \(checkpoint-2\)"):
+        train(program(), questions(), Early(), config(model), output)
+    assert json.loads((output / "result.json").read_text())["steps"] == 2
+    assert json.loads((output / "config.json").read_text())["config"]["steps"] == 2
+
+
+def test_a_half_written_checkpoint_does_not_stop_the_next_start(
+    model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    single, settings = LongCoT(Short, draft_tokens=6), {"operator_share": 0, "rows": 2, "groups": 1}
+    train(single, questions(2), Early(), config(model, **settings), tmp_path)
+    (tmp_path / "checkpoints" / "checkpoint-3").mkdir()
+    train(single, questions(2), Early(), config(model, steps=2, **settings), tmp_path)
+    assert json.loads((tmp_path / "result.json").read_text())["resumed_from"] == "checkpoint-1"
+    assert "checkpoint-3 is not whole" in caplog.text
+    assert "goes on from checkpoint-1" in caplog.text
+
 
 def test_a_second_run_waits_for_the_first(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -200,12 +218,14 @@ def test_the_base_answers_without_the_adapter(model: str, tmp_path: Path) -> Non
 
 def test_a_folder_holds_one_run(model: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"kind": "training", "version": 1, "program": "another"}))
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(StoreError, match="`program` was 'another'"):
         train(program(), questions(), Early(), config(model), tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"version": 1, "program": "another"}))
     with pytest.raises(StoreError, match="another kind of run"):
         train(program(), questions(), Early(), config(model), tmp_path)
     (tmp_path / "config.json").unlink()
+    (tmp_path / "log.jsonl").unlink()
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(StoreError, match="not empty"):
         train(program(), questions(), Early(), config(model), tmp_path)
@@ -224,9 +244,26 @@ def test_a_folder_holds_one_run(model: str, tmp_path: Path) -> None:
         ({"model": "./no such folder"}, "cannot be loaded"),
         ({"schedule": {"widths": [3]}}, "must end in 1"),
         ({"schedule": {"temperature": 0.5}}, r"Schedule\(temperature=0.5\)"),
-        ({"schedule": {"widths": [1]}}, "whole operator|two rounds"),
+        ({"schedule": {"widths": [1]}}, "needs a program of two rounds or more"),
+        ({"schedule": {"widths": [1]}, "groups": 1}, "needs a program of two rounds or more"),
+        ({"groups": 1}, "1 group of .* is 0.5, .* change `operator_share`, or .* which is `groups` of TrainingConfig"),
+        ({"rows": 7}, r"7 rows \(`rows` of TrainingConfig"),
         ({"process_rewards": True, "train_calls": "refine"}, 'needs `train_calls="all"`'),
         ({"train_calls": "select"}, "it makes distill calls"),
+        (
+            {"train_calls": "select", "schedule": {"distiller": "topk", "k": 1, "widths": [1, 1]}},
+            "leaves nothing to pick",
+        ),
+        ({"lora": Lora(targets=("nope",))}, r"`TrainingConfig\(lora=Lora\(targets=\('nope',\)\)\)` is refused"),
+        ({"loggers": ("nope",)}, r"`TrainingConfig\(loggers=\['nope'\]\)`: nope is not supported"),
+        (
+            {"template_options": {"tokenize": True}},
+            r"`TrainingConfig\(template_options={'tokenize': ...}\)`: .*leave it",
+        ),
+        ({"learning_rate": math.inf}, r"learning_rate=inf\)` must be a finite number"),
+        ({"epsilon_high": math.inf}, "epsilon_high=inf"),
+        ({"alpha": math.nan}, "alpha=nan"),
+        ({"operator_share": math.inf}, "operator_share"),
         ({"train_calls": "distill", "operator_share": "1:1"}, "a long trace has no distill call"),
         ({"train_calls": "distill", "lora": Lora(), "vllm": "colocate"}, "leave `vllm` out"),
         ({"trl": {"learning_rate": 1.0}}, "is set by a field"),
