@@ -31,6 +31,7 @@ from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.cli.app import app
 from pdr_dspy.errors import ConfigError, ExecutorError
 from pdr_dspy.evaluation.executors import RayExecutor
+from pdr_dspy.evaluation.executors.cluster import why_none_runs
 from pdr_dspy.evaluation.records import Report, Row, read_rows
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.search import PDROptimizer
@@ -361,6 +362,17 @@ def ended(pid: int) -> bool:
         os.close(file)
 
 
+def test_the_cluster_says_whether_actors_wait_for_cpus(executor: RayExecutor) -> None:
+    import ray
+
+    assert "are starting. That takes long" in why_none_runs(1, 7)
+    waits: Any = ray.remote(Server).options(num_cpus=7).remote()
+    while "are starting" in (why := why_none_runs(1, 7)):  # each asks the cluster
+        pass
+    assert "they wait for a node with 7 free CPUs" in why
+    ray.kill(waits)
+
+
 def test_what_cannot_work_is_reported(executor: RayExecutor, tmp_path: Path) -> None:
     lm = searching.scripted_lm(searching.reasoner)
     with dspy.context(lm=lm), pytest.raises(ConfigError, match="calls in memory"):
@@ -370,7 +382,7 @@ def test_what_cannot_work_is_reported(executor: RayExecutor, tmp_path: Path) -> 
         def __init__(self) -> None:
             self.lock = threading.Lock()
 
-    with dspy.context(lm=lm), pytest.raises(ConfigError, match="cannot be sent"):
+    with dspy.context(lm=lm), pytest.raises(ConfigError, match="the verifier, in its `lock`, cannot be"):
         evaluate(program(), examples(1), Locked(), run_dir=tmp_path, executor=executor)
     closed = RayExecutor(cpus=0)
     closed.close()

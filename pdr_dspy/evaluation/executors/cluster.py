@@ -1,16 +1,18 @@
-"""The connection of `on_ray` to a cluster: joining it, one actor in it, and Ray's errors for a lost actor."""
+"""The connection of `on_ray` to a cluster: joining it, one actor in it, why none runs yet, and Ray's errors."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pdr_dspy.errors import ExecutorError, MissingExtra
+from pdr_dspy.evaluation.executors.address import check_head, head_of, in_words
+from pdr_dspy.runtime import luggage
 
 if TYPE_CHECKING:
     from ray.exceptions import RayError
@@ -58,15 +60,54 @@ def join(address: str) -> bool:
     if ray.is_initialized():
         return False
     own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    known = in_words(address)
     try:
+        head = head_of(address)
+        if head is not None:
+            check_head(head)
         with _signals_kept():
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        remedy = 'start one with `ray start --head`, or use "local"' if address == "auto" else "is its head running?"
+        remedy = "is its head running?"
+        if isinstance(error, ValueError):
+            remedy = "give HOST:PORT of its head, such as 10.0.0.5:6379 or [fd00::5]:6379"
+        elif address == "auto":
+            change = "" if known == repr(address) else "unset RAY_ADDRESS, "
+            remedy = f'is its head running? If not, {change}start one with `ray start --head`, or use "local"'
         raise ExecutorError(
-            f"`RayExecutor(address={address!r})` found no cluster: {' '.join(str(error).split())[:300]}; {remedy}"
+            f"`RayExecutor(address={known})` found no cluster: {' '.join(str(error).split())[:300]}; {remedy}"
         ) from error
     return True
+
+
+def why_none_runs(actors: int, cpus: float) -> str:
+    """Why none of so many actors, which need so many CPUs each, runs yet, and what helps."""
+    waiting = _waiting(cpus)
+    if waiting is None or 0 < waiting < actors:
+        return f"they are starting, or wait for a node with {cpus:g} free CPUs; `ray status` shows what the cluster has"
+    if waiting:
+        return (
+            f"they wait for a node with {cpus:g} free CPUs; `ray status` shows what the cluster has and what is used. "
+            "End what uses it, add a node, or take `RayExecutor(cpus=0)`"
+        )
+    return (
+        "they have their CPUs and are starting. That takes long on a busy machine, since Ray gives its processes a low "
+        "priority: start the node with `RAY_worker_niceness=0 ray start ...`"
+    )
+
+
+def _waiting(cpus: float) -> int | None:
+    """How many actors or tasks of so many CPUs have no place in the cluster; None if this Ray does not say."""
+    import ray
+
+    try:
+        from ray.autoscaler.v2.sdk import get_cluster_status
+
+        status = get_cluster_status(ray.get_runtime_context().gcs_address)
+        kinds = [kind for one in status.resource_demands.ray_task_actor_demand for kind in one.bundles_by_count]
+        return sum(kind.count for kind in kinds if kind.bundle.get("CPU", 0) == cpus)
+    except Exception:  # it explains a delay, and is not what the rows wait for
+        return None
 
 
 @contextmanager
@@ -92,6 +133,36 @@ def lost_errors() -> tuple[type[RayError], ...]:
         exceptions.ObjectLostError,
         exceptions.TaskCancelledError,
     )
+
+
+def unsendable(parts: Mapping[str, Any]) -> str | None:
+    """Which of the parts, by name, cannot be sent to another process, and why; None if each can be."""
+    for name, part in parts.items():
+        why = _refusal(part)
+        if why is not None:
+            inside = ((key, _refusal(value)) for key, value in getattr(part, "__dict__", {}).items())
+            # Others may be left out of what is sent (`__getstate__`).
+            key = next((key for key, reason in inside if reason == why), None)
+            return f"{name if key is None else f'{name}, in its `{key}`,'} cannot be sent to another process: {why}"
+    return None
+
+
+def _refusal(value: Any) -> str | None:
+    """Why Ray cannot pickle a value. Its own error quotes all of the value; the cause of that does not."""
+    import ray
+
+    try:
+        with luggage.packed():
+            ray.put(value)
+    except Exception as error:
+        return refusal(error)
+    return None
+
+
+def refusal(error: Exception) -> str:
+    """The end of an error of pickling, which names the type."""
+    cause = error.__cause__ or error
+    return f"{type(cause).__name__}: {' '.join(str(cause).split())[-300:]}"
 
 
 def in_a_line(error: BaseException | None) -> str:

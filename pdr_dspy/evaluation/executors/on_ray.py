@@ -29,7 +29,15 @@ from pdr_dspy import calls
 from pdr_dspy.errors import ConfigError, ExecutorError, StoreError
 from pdr_dspy.evaluation.executors.actor import Actor, Order, Parcel, Reply
 from pdr_dspy.evaluation.executors.base import DEFAULT, OnTexts, Rows, RowSettings
-from pdr_dspy.evaluation.executors.cluster import Seat, in_a_line, join, lost_errors
+from pdr_dspy.evaluation.executors.cluster import (
+    Seat,
+    in_a_line,
+    join,
+    lost_errors,
+    refusal,
+    unsendable,
+    why_none_runs,
+)
 from pdr_dspy.evaluation.records import Row
 from pdr_dspy.runtime import luggage
 from pdr_dspy.settings import is_number, whole_number
@@ -188,9 +196,14 @@ class RayExecutor:
             try:
                 parcel = ray.put(Parcel(program, verifier, chosen))
             except Exception as error:
+                parts = {"the program": program, "the verifier": verifier}
+                parts |= {f"`dspy.settings.{name}`": value for name, value in chosen.items()}
+                why = unsendable(parts) or (
+                    f"program, verifier and language model cannot be sent together to another process: {refusal(error)}"
+                )
                 raise ConfigError(
-                    f"`executor=RayExecutor(...)`: program, verifier or language model cannot be sent to another "
-                    f"process: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                    f"`executor=RayExecutor(...)`: {why}. Make what cannot be sent (a lock, a client, an open file) "
+                    "when it is first used, or leave it out of what is pickled with `__getstate__`"
                 ) from error
         mark = None
         if store.folder is not None:
@@ -235,10 +248,8 @@ class RayExecutor:
                 came, _ = await asyncio.wait([freed], timeout=LOOK)
                 if not came and idle and not self._warned and time.monotonic() - began > STARTING:
                     self._warned = True
-                    logger.warning(
-                        "no actor runs yet: they wait for a node with %g free CPUs; `ray status` shows what the "
-                        "cluster has", self.cpus
-                    )  # fmt: skip
+                    why = await asyncio.to_thread(why_none_runs, self.actors, self.cpus)
+                    logger.warning("no actor runs yet: %s", why)
             finally:
                 with self._lock:
                     self._waiting = [entry for entry in self._waiting if entry[1] is not freed]
