@@ -143,6 +143,13 @@ def export(
             found = export_verdicts.export_verdicts(*asked, teacher=lm)
         else:
             found = export_sft.export(*asked, what="summaries" if what == "summaries" else "right")
+    lost = found.counts["not_stored"]
+    if lost and not found.samples:
+        of = f"{lost} {'row' if seen else 'call'}{'s' * (lost > 1)}"
+        raise StoreError(
+            f"no stored call was found that makes a sample: {run_dir / 'rollouts'} lacks the completions of {of}; "
+            f"{out} is not written. Put the rollout store of the evaluation there, or run `pdr eval` again"
+        )
     export_sft.write(out, found.samples)
     if as_json:
         typer.echo(json.dumps(found.counts))

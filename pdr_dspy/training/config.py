@@ -14,12 +14,16 @@ from pdr_dspy.settings import Settings
 from pdr_dspy.training.types import DISTILLER_CALLS, TrainCalls
 
 C = TypeVar("C", "TrainingConfig", "ImitationConfig")
+_FIXED = frozenset(
+    ("conversation", "tokenize", "add_generation_prompt", "continue_final_message", "return_dict", "return_tensors")
+)
+"""Arguments of a tokenizer's `apply_chat_template` that are no options: the prompts of calls need them as they are."""
 
 
 class Lora(BaseModel):
     """Train a low-rank adapter instead of all weights (peft)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     rank: int = Field(default=16, ge=1)
     alpha: int = Field(default=32, ge=1)
@@ -31,6 +35,8 @@ class Lora(BaseModel):
 
 class TrainingConfig(Settings):
     """All settings of a training run apart from the program, its questions and its verifier; read and saved as JSON."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     model: str
     """A model folder in the format of transformers, or a name on the hub."""
@@ -92,6 +98,7 @@ class TrainingConfig(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        _check_template_options(self)
         if self.train_calls in DISTILLER_CALLS:
             if self.operator_share not in (1, "0:1"):
                 raise ValueError(
@@ -113,6 +120,8 @@ class TrainingConfig(Settings):
 
 class ImitationConfig(Settings):
     """All settings of supervised training apart from its samples (`sft.imitate`); read and saved as JSON."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     model: str
     """A model folder in the format of transformers, or a name on the hub."""
@@ -145,11 +154,19 @@ class ImitationConfig(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        _check_template_options(self)
         if self.batch % (self.rows_per_pass or self.batch):
             raise ValueError(
                 f"`ImitationConfig(rows_per_pass={self.rows_per_pass})` does not divide `batch={self.batch}`"
             )
         return self
+
+
+def _check_template_options(config: TrainingConfig | ImitationConfig) -> None:
+    for name in config.template_options:
+        if name in _FIXED:
+            given = f"`{type(config).__name__}(template_options={{{name!r}: ...}})`"
+            raise ValueError(f"{given}: `{name}` is set by the training itself; leave it out")
 
 
 def read_config(path: str | Path, kind: type[C]) -> C:

@@ -22,7 +22,6 @@ from pdr_dspy.runtime import event_loop
 from pdr_dspy.training.export_sft import Exported
 from pdr_dspy.training.hindsight import (
     REFERENCE,
-    WHOLE_ROUNDS,
     Labels,
     Turn,
     Ungraded,
@@ -34,7 +33,7 @@ from pdr_dspy.training.hindsight import (
     with_reference,
     written_as,
 )
-from pdr_dspy.training.replay import NAMED_MODELS, Replayed
+from pdr_dspy.training.replay import NAMED_MODELS, WHOLE_ROUNDS, Replayed
 from pdr_dspy.verifiers import Metric, Verifier, as_verifier
 from pdr_dspy.verifiers.checks import CalibratedCheck
 from pdr_dspy.verifiers.checks.served import ModelCheck
@@ -62,7 +61,8 @@ def export_picks(
             best-of-8 and of PDR with widths (8, 1) are.
         program: an operator whose distiller makes select calls, such as PDR with "topk".
         examples: the evaluated examples, with their ids; others are ignored.
-        verifier: decides which drafts are right where the rows do not tell.
+        verifier: decides which drafts are right where the rows have no scores. Scores were given with the gold answers
+            of the evaluation: a warning tells how many rows have another than the examples now.
         teacher: a model that reads the reference answer and picks with reasons; None writes the picks alone.
         orders: prompts for each row, with the candidates in that many orders; None is as many as the program asks.
         seed: of the random choices.
@@ -72,7 +72,10 @@ def export_picks(
         StoreError: the folder holds no evaluation, or none of these examples.
         DataError: a teacher needs a gold answer, and an example has none.
     """
-    return exported(run_dir, examples, _picks(program, verifier, teacher, orders, seed))
+    picks = _picks(program, verifier, teacher, orders, seed)
+    found = exported(run_dir, examples, picks)
+    picks.labels.say_outdated()
+    return found
 
 
 class Asked(NamedTuple):
@@ -113,6 +116,7 @@ def asked_picks(
                 replies = tuple(written_as(predictor, wanted.inputs, {"selected": [place]}) for place in places)
                 messages = prompt_of(predictor, wanted.inputs)
                 found.append(Asked(row.id, row.repeat, messages, frozenset(wanted.good), replies))
+    picks.labels.say_outdated()
     return tuple(found)
 
 
@@ -165,7 +169,7 @@ class _Picks:
         self.teacher = None if teacher is None else with_reference(program.predictor(Role.SELECT), teacher)
         first = schedule.widths[0]
         per_sample = {} if orders is None else {"distiller": "topk_per_sample"}
-        plain = {**WHOLE_ROUNDS, "final": "refine"}
+        plain = {**WHOLE_ROUNDS, "keep": False, "final": "refine"}
         widths = (first, max(first, self.orders), 1)
         self.program = program.with_schedule(
             schedule.replace(widths=widths, k=first, kappa=10**9, **per_sample, **plain, **NAMED_MODELS)

@@ -54,9 +54,10 @@ class Exported(NamedTuple):
 
     samples: tuple[Sample, ...]
     counts: dict[str, int]
-    """Samples by kind; `rows` and `right_rows`; and right calls that were left out: `duplicates`, `truncated`,
-    `constrained` (under constrained decoding, or with a second request for JSON), `other_prompt` (the program renders
-    another prompt now, or the model's own tokenizer cut a workspace), `not_stored` (the store lacks the completion)."""
+    """Samples by kind; `rows`, `right_rows` and `examples_without_row`; and right calls that were left out:
+    `duplicates`, `truncated`, `constrained` (under constrained decoding, or with a second request for JSON),
+    `other_prompt` (the program renders another prompt now, or the model's own tokenizer cut a workspace), `not_stored`
+    (the store lacks the completion)."""
 
 
 def export(
@@ -112,6 +113,7 @@ def export(
         for row in sorted(rows, key=lambda row: (row.id, row.repeat)):
             if row.id in known:
                 collected.add(row, known[row.id])
+    collected.counts["examples_without_row"] = len(known.keys() - {row.id for row in rows})
     return Exported(tuple(collected.samples), dict(collected.counts))
 
 
@@ -128,7 +130,10 @@ def write(path: str | Path, samples: Sequence[Sample]) -> None:
 
 _SOLVING = (Phase.DRAFT, Phase.REFINE)
 _KINDS = ("traces", "drafts", "workspaces", "refinements")
-_COUNTED = ("rows", "right_rows", "duplicates", "truncated", "constrained", "other_prompt", "not_stored")
+_COUNTED = (
+    *("rows", "right_rows", "examples_without_row"),
+    *("duplicates", "truncated", "constrained", "other_prompt", "not_stored"),
+)
 
 
 def _refined(row: Row) -> bool:

@@ -15,8 +15,8 @@ from pdr_dspy.evaluation.records import Row
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.training.export_sft import Exported
-from pdr_dspy.training.hindsight import WHOLE_ROUNDS, Labels, Turn, Ungraded, exported, operator_of, tells
-from pdr_dspy.training.replay import NAMED_MODELS, Replayed
+from pdr_dspy.training.hindsight import Labels, Turn, Ungraded, exported, operator_of, tells
+from pdr_dspy.training.replay import NAMED_MODELS, WHOLE_ROUNDS, Replayed
 from pdr_dspy.verifiers import Metric, Score, Verifier, as_verifier
 from pdr_dspy.verifiers.checks import AsyncCheck, CalibratedCheck, JudgeCheck
 from pdr_dspy.verifiers.words import weights_of
@@ -51,7 +51,7 @@ class _Verdicts:
         name, self.judge = _judge_of(program)
         self.shown = _Shown(self.judge.reads_solution)
         first = program.schedule.widths[0]
-        one = {**WHOLE_ROUNDS, "distiller": "summary"}
+        one = {**WHOLE_ROUNDS, "keep": False, "distiller": "summary"}
         final = {"final": "vote" if first > 1 else "refine", "critique": False, "check": name}
         self.program = program.with_schedule(program.schedule.replace(widths=(first,), **one, **final, **NAMED_MODELS))
         self.program.checks = dict[str, AsyncCheck]({name: self.shown})
@@ -62,11 +62,15 @@ class _Verdicts:
 
     def turns(self, row: Row, example: dspy.Example, replayed: Replayed) -> Iterator[Turn]:
         """The verdicts on the drafts of a row."""
+        drafts = replayed.round.drafts
+        answered = sum(draft.complete(self.labels.fields) for draft in drafts)
+        yield from [Turn([], None, "no_answer")] * (len(drafts) - answered)
+        yield from [Turn([], None, "duplicates")] * (answered - len(self.shown.seen))  # equal answers are shown once
         for inputs, outputs in self.shown.seen:
             messages = self.judge.messages(inputs, outputs)
             answer = {name: value for name, value in outputs.items() if name in self.labels.fields}
             if messages is None:
-                yield Turn([], None, "no_choice")
+                yield Turn([], None, "no_answer")
                 continue
             try:
                 right = self.labels.is_right(example, answer)

@@ -33,6 +33,7 @@ from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import signature_of
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.runtime.raised_by import in_words
+from pdr_dspy.text import clean
 from pdr_dspy.training.export_sft import Exported, Sample
 from pdr_dspy.training.replay import Replay, Replayed, evaluation_config
 from pdr_dspy.verifiers import RIGHT, Verifier
@@ -40,11 +41,11 @@ from pdr_dspy.verifiers.base import verdict
 
 logger = logging.getLogger("pdr_dspy")
 
-WHOLE_ROUNDS = {"quorum": 1.0, "agree": None, "stop_at": None, "first_wave": None, "next_wave": None, "keep": False}
-"""The settings of a schedule under which no round ends early."""
 _COUNTED = (
     "rows",
+    "examples_without_row",
     "no_choice",
+    "no_answer",
     "duplicates",
     "not_stored",
     "other_prompt",
@@ -53,10 +54,11 @@ _COUNTED = (
     "failed",
     "ungraded",
 )
-"""Beside `picks` or `verdicts`, the samples: rows; rows whose drafts are all right or all wrong (picks), or were not
-answered (verdicts); equal samples; rows without a stored draft, or whose drafts are other calls of this program;
-turns of the teacher that the verifier disagrees with, that speak of the reference, or that failed; and rows (picks) or
-drafts (verdicts) that the verifier failed on."""
+"""Beside `picks` or `verdicts`, the samples: rows; examples without a finished row; rows whose drafts are all right or
+all wrong (picks), or all failed; drafts without an answer to judge, failed ones among them (verdicts); equal samples;
+rows without a stored draft, or whose drafts are other calls of this program; turns of the teacher that the verifier
+disagrees with, that speak of the reference, or that failed; and rows (picks) or drafts (verdicts) that the verifier
+failed on."""
 _TOLD = re.compile(r"\breference\b|\bgold(?:en)?\b", re.IGNORECASE)
 REFERENCE = "reference_answer"
 _BY_REFERENCE = """\
@@ -116,7 +118,9 @@ def exported(run_dir: str | Path, examples: Sequence[dspy.Example], maker: Maker
     counts: Counter[str] = Counter(dict.fromkeys((f"{maker.kind}s", *_COUNTED), 0))
     samples: list[Sample] = []
     seen: set[str] = set()
+    without = set(ids_of(examples))
     for row, example, replayed in replays(run_dir, examples, maker):
+        without.discard(row.id)
         counts["rows"] += 1
         if isinstance(replayed, str):
             counts[replayed] += 1
@@ -131,6 +135,7 @@ def exported(run_dir: str | Path, examples: Sequence[dspy.Example], maker: Maker
             if content not in seen:
                 samples.append(Sample(maker.kind, messages, row.id, row.repeat, 1))
             seen.add(content)
+    counts["examples_without_row"] = len(without)
     return Exported(tuple(samples), dict(counts))
 
 
@@ -147,6 +152,8 @@ class Labels:
         self.fields = tuple(program.task.output_fields)
         self._known: dict[str, bool] = {}
         self._said = False
+        self._outdated = 0
+        """Rows whose scores were given with another gold answer than the example has now."""
 
     def say(self, error: Ungraded) -> None:
         """Log the first failure of the verifier."""
@@ -154,10 +161,21 @@ class Labels:
             logger.warning("a draft is left out, and counted as `ungraded`, since the verifier failed: %s", error)
         self._said = True
 
+    def say_outdated(self) -> None:
+        """Log how many rows were scored with another gold answer than their example has now."""
+        if self._outdated:
+            logger.warning(
+                "the scores of %d row%s were given with another gold answer than the example has now, and decide what "
+                "is right: run `pdr eval` again for scores with the gold answers of now",
+                *(self._outdated, "s" * (self._outdated > 1)),
+            )
+
     def right(self, row: Row, example: dspy.Example, drafts: Sequence[Draft]) -> set[int]:
         """The indices of the right drafts: by the row's scores, or graded if the row has none."""
         scored = row.rounds[0].drafts if row.rounds else ()
         if len(scored) == len(drafts) and all(draft.score is not None for draft in scored):
+            gold = self._gold(example)
+            self._outdated += None not in (row.gold, gold) and row.gold != clean(str(gold))
             return {draft.index for draft, known in zip(drafts, scored, strict=True) if (known.score or 0.0) >= RIGHT}
         return {draft.index for draft in drafts if self.is_right(example, draft.outputs)}
 
@@ -177,17 +195,20 @@ class Labels:
 
     def gold(self, example: dspy.Example) -> str:
         """The gold answer as text. Raises DataError without one."""
-        runner = Runner(self.program, self.verifier, threads=1)
-        try:
-            found = runner.gold(example)
-        finally:
-            runner.close()
+        found = self._gold(example)
         if found is None or not found.strip():
             raise DataError(
                 f"example {str(example.get('id', example))[:80]!r} has no gold answer that a teacher could read; "
                 "export without a teacher"
             )
         return found
+
+    def _gold(self, example: dspy.Example) -> str | None:
+        runner = Runner(self.program, self.verifier, threads=1)
+        try:
+            return runner.gold(example)
+        finally:
+            runner.close()
 
 
 def operator_of(program: dspy.Module, called: str) -> Operator:

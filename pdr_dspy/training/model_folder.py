@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from pdr_dspy.errors import ConfigError, MissingExtra
+from pdr_dspy.errors import ConfigError, MissingExtra, PDRError
 from pdr_dspy.training.config import Lora
 from pdr_dspy.training.run_folder import Log
 
@@ -54,6 +57,24 @@ def adapter_of(lora: Lora | None) -> Any:
         target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
         task_type="CAUSAL_LM",
     )
+
+
+@contextmanager
+def refusals(owner: str, lora: Lora | None) -> Iterator[None]:
+    """Raise what peft and TRL refuse while a trainer is made inside the block as ConfigError for the settings `owner`:
+    layers for the adapter that the model does not have, for example."""
+    try:
+        yield
+    except PDRError:
+        raise
+    except (ValueError, re.error) as error:
+        said = str(error).rstrip(".")
+        if lora is not None and (isinstance(error, re.error) or "target" in said.lower()):
+            raise ConfigError(
+                f"`{owner}(lora=Lora(targets={lora.targets!r}))` is refused: {said}; give names of the model's linear "
+                'layers, such as ["q_proj", "v_proj"], or "all-linear"'
+            ) from error
+        raise ConfigError(f"TRL refuses the settings of `{owner}`: {said}") from error
 
 
 def logging_callback(log: Log) -> Any:

@@ -116,6 +116,8 @@ _EVERYBODY = f"Selected: {list(range(1, MAX_WIDTH + 1))}"
 
 NAMED_MODELS = dict.fromkeys(("draft_model", "refine_model", "distill_model"))
 """Changes to a schedule after which every role uses the LM that its predictor has."""
+WHOLE_ROUNDS = {"quorum": 1.0, "agree": None, "stop_at": None, "first_wave": None, "next_wave": None}
+"""Changes to a schedule after which every round makes all its drafts, and all rounds are run."""
 
 
 class Replayed(NamedTuple):

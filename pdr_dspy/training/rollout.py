@@ -26,6 +26,7 @@ from pdr_dspy.operators.outcome import Round, Stop
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.settings import is_number
 from pdr_dspy.training.policy_lm import PolicyLM, SampledCall
+from pdr_dspy.training.replay import NAMED_MODELS, WHOLE_ROUNDS
 from pdr_dspy.training.rewards import PENALTY, REWARD, Grader, Verdict, check_threshold, workspace_reward
 from pdr_dspy.training.types import DISTILLER_CALLS, Group, Mode, Policy, Row, Sampled, TrainCalls
 from pdr_dspy.verifiers import Metric, Verifier, as_verifier
@@ -101,8 +102,7 @@ class Episodes:
         """Tokens that prompt and completion may take together; None if unknown. Longer schedules are refused."""
         # Every call of an episode is a row and a sample of the policy: none is cancelled or constrained.
         # Roles with a model of their own are the policy's too.
-        models = dict.fromkeys(("draft_model", "refine_model", "distill_model"))
-        schedule = program.schedule.replace(quorum=1.0, agree=None, json_fallback=False, **models)
+        schedule = program.schedule.replace(**WHOLE_ROUNDS, **NAMED_MODELS, json_fallback=False)
         self.trace_tokens = trace_tokens or schedule.draft_tokens
         self.schedule = schedule
         self.counts: Counter[str] = Counter()
@@ -130,9 +130,10 @@ class Episodes:
         least = 2 * each if mode == "trace" or not vary or each == 1 else each
         if rows < least or rows % each:
             raise ConfigError(
-                f"a group of `num_generations={rows}` rows does not hold whole {mode} episodes of {each} trained "
-                f"call{'s' if each > 1 else ''}, at least {'two' if least > each else 'one'}; choose a multiple "
-                f"of {each}, at least {least}, such as {max(least, -(-rows // each) * each)}"
+                f"a group of {rows} rows (`rows` of TrainingConfig, `num_generations` of OperatorConfig) does not hold "
+                f"whole {mode} episodes of {each} trained call{'s' if each > 1 else ''}, at least "
+                f"{'two' if least > each else 'one'}; choose a multiple of {each}, at least {least}, such as "
+                f"{max(least, -(-rows // each) * each)}"
             )
 
     def check_operator(self) -> None:
@@ -421,7 +422,7 @@ def _on(program: Operator, lm: Any, train_calls: TrainCalls) -> Operator:
 
 
 def _check_distiller(schedule: Schedule, train_calls: TrainCalls) -> None:
-    """Raise ConfigError if a program makes no call of the kind that is trained."""
+    """Raise ConfigError if a program makes no call of the kind that is trained, or if its picks are of one draft."""
     made = schedule.distill_role
     if train_calls in DISTILLER_CALLS and made != train_calls:
         other = f'it makes {made} calls, see `train_calls="{made}"`' if made in DISTILLER_CALLS else "it makes none"
@@ -429,6 +430,11 @@ def _check_distiller(schedule: Schedule, train_calls: TrainCalls) -> None:
         raise ConfigError(
             f'`train_calls="{train_calls}"` trains the {train_calls} calls of a program such as '
             f'`Schedule(distiller="{needed}")`, got {schedule}: {other}'
+        )
+    if train_calls == "select" and max(schedule.widths) == 1:
+        raise ConfigError(
+            f'`train_calls="select"` trains picks, and {schedule} has one draft a round, which leaves nothing to pick; '
+            "give it more drafts, such as `widths=(4, 1)`"
         )
 
 

@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
-from pdr_dspy.errors import StoreError
+from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.runtime import store_errors, store_whole
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.runtime.differences import difference
 from pdr_dspy.runtime.locks import held
+
+logger = logging.getLogger("pdr_dspy")
 
 LOCK = "train.lock"
 """Name of the lock file in a run's folder."""
@@ -28,18 +31,21 @@ def alone(folder: Path) -> Iterator[None]:
     with ExitStack() as stack:
         with store_errors(folder, "cannot be used"):
             folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(held(folder / LOCK, on_wait=logging.getLogger("pdr_dspy").warning))
+            stack.enter_context(held(folder / LOCK, on_wait=logger.warning))
         yield
 
 
 def check_folder(folder: Path, about: Mapping[str, Any]) -> None:
-    """Raise StoreError for a folder that holds something else than this run; a missing folder is fine."""
+    """Raise StoreError for a folder that holds something else than this run. A missing folder is fine, and so is one of
+    a run of this kind that has trained nothing, as a start with a mistake in the config leaves it."""
     path = folder / "config.json"
     try:
         if path.exists():
             before = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(before, dict) or before.get("kind") != about["kind"]:
                 raise StoreError(f"{folder} holds another kind of run; choose another folder")
+            if not _trained(folder):
+                return
             was, now = _flat(before), _flat(json.loads(json.dumps(about)))
             changed = [key for key in now if was.get(key) != now[key] and key not in _MAY_CHANGE]
             if changed:
@@ -72,12 +78,78 @@ def finished(folder: Path) -> int | None:
     return steps if isinstance(steps, int) else None
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The folder of the last checkpoint; None without one."""
-    from transformers.trainer_utils import get_last_checkpoint
+def check_steps(folder: Path, steps: int) -> None:
+    """Raise ConfigError if the run would have to go back: its last checkpoint is that of a step after `steps`."""
+    checkpoint = last_checkpoint(folder)
+    step = 0 if checkpoint is None else _step(checkpoint)
+    if steps < step:
+        raise ConfigError(
+            f"`steps` is {steps}, and {folder} was trained for {step} steps already (checkpoint-{step}): "
+            f"give at least {step} steps, or another folder"
+        )
 
-    checkpoints = folder / "checkpoints"
-    return get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+
+def last_checkpoint(folder: Path, *, tell: bool = False) -> Path | None:
+    """The folder of the last checkpoint that was written to its end; None without one.
+
+    Args:
+        folder: the run's folder.
+        tell: log a warning for later ones that are left out.
+    """
+    broken: dict[Path, str] = {}
+    found = None
+    for path in reversed(_checkpoints(folder)):
+        fault = _fault(path)
+        if fault is None:
+            found = path
+            break
+        broken[path] = fault
+    if broken and tell:
+        logger.warning(
+            "%s %s not whole, as a stop while a checkpoint is written leaves it (%s): the training %s",
+            *(", ".join(map(str, broken)), "is" if len(broken) == 1 else "are", "; ".join(broken.values())),
+            "begins again" if found is None else f"goes on from {found.name}",
+        )
+    return found
+
+
+def _trained(folder: Path) -> bool:
+    """Whether a run has left anything that was trained."""
+    return bool(_checkpoints(folder) or (folder / "result.json").exists() or read_log(folder / "log.jsonl"))
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The folders of the checkpoints, by step."""
+    return sorted((path for path in folder.glob("checkpoints/checkpoint-*") if _step(path)), key=_step)
+
+
+def _step(checkpoint: Path) -> int:
+    """The step of a checkpoint's folder; 0 for anything else."""
+    number = checkpoint.name.removeprefix("checkpoint-")
+    return int(number) if number.isdecimal() and checkpoint.is_dir() else 0
+
+
+def _fault(checkpoint: Path) -> str | None:
+    """What shows that a checkpoint was not written to its end; None for a whole one. Nothing of it is loaded."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))  # transformers writes it last
+    except FileNotFoundError:
+        return "there is no trainer_state.json"
+    except (OSError, ValueError):
+        return "trainer_state.json cannot be read"
+    # A machine that goes down may still lose the end of what was written before.
+    for path in sorted(checkpoint.iterdir()):
+        if path.suffix in (".pt", ".pth") and not is_zipfile(path):
+            return f"{path.name} is cut"
+        if path.suffix == ".safetensors":
+            try:
+                with safe_open(path, "np"):  # it compares the lengths in the header with the file's
+                    pass
+            except (OSError, SafetensorError):
+                return f"{path.name} is cut"
+    return None
 
 
 class Log:
@@ -111,5 +183,5 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
         try:
             lines.append(json.loads(line))
         except ValueError:
-            logging.getLogger(__name__).warning("%s: a line that is not JSON is ignored", path)
+            logger.warning("%s: a line that is not JSON is ignored", path)
     return [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]

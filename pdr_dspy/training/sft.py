@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -22,10 +23,19 @@ from pdr_dspy.errors import ConfigError, DataError, MissingExtra
 from pdr_dspy.runtime import store_whole
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.training.config import ImitationConfig
-from pdr_dspy.training.model_folder import adapter_of, known_model, logging_callback, save_model
+from pdr_dspy.training.model_folder import adapter_of, known_model, logging_callback, refusals, save_model
 from pdr_dspy.training.policy_lm import prompt_ids
-from pdr_dspy.training.run_folder import Log, Progress, alone, check_folder, finished, last_checkpoint
+from pdr_dspy.training.run_folder import (
+    Log,
+    Progress,
+    alone,
+    check_folder,
+    check_steps,
+    finished,
+    last_checkpoint,
+)
 
+logger = logging.getLogger("pdr_dspy")
 VERSION = 1
 
 
@@ -50,15 +60,17 @@ def read_samples(path: str | Path) -> list[list[dict[str, str]]]:
     """
     file = local_path(path)
     try:
-        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = file.read_text(encoding="utf-8").split("\n")  # a text may hold other ends of lines, such as U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"`--sft {path}` cannot be read: {error}") from error
     samples = []
     for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
             messages = json.loads(line)["messages"]
             fine = len(messages) > 1 and messages[-1]["role"] == "assistant" and messages[-1]["content"].strip()
-            fine = fine and all(isinstance(message["content"], str) for message in messages)
+            fine = fine and all(isinstance(message[name], str) for message in messages for name in ("role", "content"))
         except (ValueError, KeyError, TypeError, AttributeError):
             fine, messages = False, []
         if not fine:
@@ -101,7 +113,7 @@ def imitate(
 ) -> Path:
     """Train `config.model` on a file of chat samples; return the folder of the trained model.
 
-    A stopped run resumes from its last checkpoint; a finished run returns at once.
+    A stopped run resumes from its last whole checkpoint; a finished run returns at once.
 
     Args:
         samples: a JSONL file, see `read_samples`.
@@ -110,7 +122,8 @@ def imitate(
         progress: called after each logged step, on the first process.
 
     Raises:
-        ConfigError, DataError: the settings, the model or the samples are not usable.
+        ConfigError, DataError: the settings, the model or the samples are not usable, or the folder was trained for
+            more steps.
         MissingExtra: the `train` extra is not installed.
         StoreError: the folder holds another run, or cannot be written.
     """
@@ -126,12 +139,12 @@ def imitate(
     with alone(folder) if first else nullcontext():
         if first:
             check_folder(folder, about)  # again: another run may have held the lock
-            store_whole(folder / "config.json", json.dumps(about, indent=1))
-        return _imitate(folder, config, messages, first=first, progress=progress)
+        return _imitate(folder, about, config, messages, first=first, progress=progress)
 
 
 def _imitate(
     folder: Path,
+    about: Mapping[str, Any],
     config: ImitationConfig,
     messages: Sequence[Sequence[Mapping[str, str]]],
     *,
@@ -149,14 +162,23 @@ def _imitate(
     model = folder / "model"
     if finished(folder) == steps and model.is_dir():
         return model
+    check_steps(folder, steps)
+    if first:
+        store_whole(folder / "config.json", json.dumps(about, indent=1))
+    if first and len(rows) < len(read):
+        logger.warning(
+            "%d of %d samples are longer than %d tokens and are left out; %s",
+            *(len(read) - len(rows), len(read), most),
+            "raise `max_tokens`" if most == config.max_tokens else "the model's context holds no more",
+        )
     trainer = _trainer(config, folder, rows, tokenizer, steps, Log(folder, progress))
-    checkpoint = last_checkpoint(folder)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    checkpoint = last_checkpoint(folder, tell=first)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     save_model(trainer, config, folder, first)
     if first:
         result = {
             "steps": steps,
-            "resumed_from": None if checkpoint is None else Path(checkpoint).name,
+            "resumed_from": None if checkpoint is None else checkpoint.name,
             "seconds": round(time.monotonic() - started, 1),
             "samples": len(rows),
             "too_long": len(read) - len(rows),
@@ -180,14 +202,16 @@ def _trainer(
 
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    trainer = Imitator(
-        model=config.model,
-        args=_settings(config, folder, steps),
-        train_dataset=Dataset.from_list([{"input_ids": row.ids, "labels": row.labels} for row in rows]),
-        processing_class=tokenizer,
-        callbacks=[logging_callback(log)],
-        peft_config=adapter_of(config.lora),
-    )
+    args = _settings(config, folder, steps)
+    with refusals("ImitationConfig", config.lora):
+        trainer = Imitator(
+            model=config.model,
+            args=args,
+            train_dataset=Dataset.from_list([{"input_ids": row.ids, "labels": row.labels} for row in rows]),
+            processing_class=tokenizer,
+            callbacks=[logging_callback(log)],
+            peft_config=adapter_of(config.lora),
+        )
     trainer.remove_callback(PrinterCallback)  # stdout is for results
     return trainer
 
@@ -197,7 +221,7 @@ def _settings(config: ImitationConfig, folder: Path, steps: int) -> Any:
     import torch
     from trl.trainer.sft_config import SFTConfig
 
-    from pdr_dspy.training.trl_config import trl_settings
+    from pdr_dspy.training.trl_config import report_to, trl_settings
 
     world = int(environ.get("WORLD_SIZE", "1"))
     each = config.rows_per_pass or max(config.batch // world, 1)
@@ -219,7 +243,7 @@ def _settings(config: ImitationConfig, folder: Path, steps: int) -> Any:
         "seed": config.seed,
         "save_steps": config.save_every,
         "logging_steps": 1,
-        "report_to": list(config.loggers) or "none",
+        "report_to": report_to("ImitationConfig", config.loggers),
     }
     usual: dict[str, Any] = {
         "lr_scheduler_type": "cosine",

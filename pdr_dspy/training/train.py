@@ -2,7 +2,7 @@
 
     output/config.json     identity of the run; the same call resumes it, another call is refused
     output/log.jsonl       the metrics of each step
-    output/checkpoints/    checkpoints of transformers; a stopped run resumes from the last
+    output/checkpoints/    checkpoints of transformers; a stopped run resumes from the last whole one
     output/adapter/        with LoRA: the adapter alone
     output/model/          the trained model and its tokenizer, an adapter merged in: for transformers, vLLM and `pdr`
     output/result.json     written last
@@ -33,9 +33,17 @@ from pdr_dspy.runtime import store_whole
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.training.config import TrainingConfig
 from pdr_dspy.training.dataset import mode_rows
-from pdr_dspy.training.model_folder import adapter_of, known_model, logging_callback, save_model
+from pdr_dspy.training.model_folder import adapter_of, known_model, logging_callback, refusals, save_model
 from pdr_dspy.training.rollout import Episodes
-from pdr_dspy.training.run_folder import Log, Progress, alone, check_folder, finished, last_checkpoint
+from pdr_dspy.training.run_folder import (
+    Log,
+    Progress,
+    alone,
+    check_folder,
+    check_steps,
+    finished,
+    last_checkpoint,
+)
 from pdr_dspy.training.types import MODES, Mode
 from pdr_dspy.verifiers import Metric, Verifier, as_verifier
 
@@ -57,7 +65,7 @@ def train(
 ) -> Path:
     """Train `config.model` on long traces and on the calls of `program`; return the folder of the trained model.
 
-    A stopped run resumes from its last checkpoint; a finished run returns at once.
+    A stopped run resumes from its last whole checkpoint; a finished run returns at once.
 
     Args:
         program: an operator; `config.schedule` changes its schedule for training. Its own language model is not called.
@@ -69,7 +77,8 @@ def train(
         progress: called after each logged step, on the first process.
 
     Raises:
-        ConfigError, DataError: an argument or an example is not usable; raised before the model is loaded if possible.
+        ConfigError, DataError: an argument or an example is not usable, or the folder was trained for more steps;
+            raised before the model is loaded if possible.
         MissingExtra: the `train` extra is not installed.
         StoreError: the folder holds another run, or cannot be written.
     """
@@ -80,13 +89,13 @@ def train(
     chosen = list(examples[: config.limit])
     check_examples(program, chosen, verifier)
     folder = local_path(output)
+    if _share(config) > 0:
+        episodes.check_operator()  # first: the sizes of groups are those of its episodes
     args = _settings(config, episodes, folder)
     shares: dict[Mode, float] = {"trace": 1 - args.share, "operator": args.share}
     modes: list[Mode] = [mode for mode in MODES if shares[mode] > 0]
     for mode in modes:
         episodes.check_rows(config.rows, mode)
-    if "operator" in modes:
-        episodes.check_operator()
     about = _about(program, chosen, verifier, config)
     first = int(os.environ.get("RANK", "0")) == 0
     if first:
@@ -94,12 +103,12 @@ def train(
     with alone(folder) if first else nullcontext():
         if first:
             check_folder(folder, about)  # again: another run may have held the lock
-            store_whole(folder / "config.json", json.dumps(about, indent=1))
-        return _train(folder, config, episodes, args, chosen, modes, first=first, progress=progress)
+        return _train(folder, about, config, episodes, args, chosen, modes, first=first, progress=progress)
 
 
 def _train(
     folder: Path,
+    about: Mapping[str, Any],
     config: TrainingConfig,
     episodes: Episodes,
     args: OperatorConfig,
@@ -112,17 +121,20 @@ def _train(
     model = folder / "model"
     if finished(folder) == config.steps and model.is_dir():
         return model
+    check_steps(folder, config.steps)
+    if first:
+        store_whole(folder / "config.json", json.dumps(about, indent=1))
     started = time.monotonic()
     episodes.context_length, tokenizer = known_model(config.model)
     episodes.check_context(chosen, tokenizer)
     trainer = _trainer(config, episodes, args, mode_rows(chosen, modes), tokenizer, Log(folder, progress))
-    checkpoint = last_checkpoint(folder)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    checkpoint = last_checkpoint(folder, tell=first)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     save_model(trainer, config, folder, first)
     if first:
         result = {
             "steps": config.steps,
-            "resumed_from": None if checkpoint is None else Path(checkpoint).name,
+            "resumed_from": None if checkpoint is None else checkpoint.name,
             "seconds": round(time.monotonic() - started, 1),
             "counts": dict(episodes.counts),
         }
@@ -149,11 +161,18 @@ def _episodes(program: Operator, verifier: Verifier, config: TrainingConfig) -> 
     )
 
 
+def _share(config: TrainingConfig) -> float:
+    """The share of operator prompts."""
+    from pdr_dspy.training.trl_config import share_of
+
+    return share_of(config.operator_share)
+
+
 def _settings(config: TrainingConfig, episodes: Episodes, folder: Path) -> OperatorConfig:
     """TRL's settings for this run."""
     import torch
 
-    from pdr_dspy.training.trl_config import OperatorConfig, trl_settings
+    from pdr_dspy.training.trl_config import OperatorConfig, report_to, trl_settings
 
     world = int(os.environ.get("WORLD_SIZE", "1"))
     each, batch = config.rows_per_pass or config.rows, config.groups * config.rows
@@ -186,7 +205,7 @@ def _settings(config: TrainingConfig, episodes: Episodes, folder: Path) -> Opera
         "seed": config.seed,
         "save_steps": config.save_every,
         "logging_steps": 1,
-        "report_to": list(config.loggers) or "none",
+        "report_to": report_to("TrainingConfig", config.loggers),
     }
     usual: dict[str, Any] = {
         "bf16": gpu and torch.cuda.is_bf16_supported(),
@@ -220,15 +239,16 @@ def _trainer(
 
     from pdr_dspy.training.trainer import OperatorTrainer
 
-    trainer = OperatorTrainer(
-        config.model,
-        episodes,
-        args,
-        rows,
-        processing_class=tokenizer,
-        callbacks=[logging_callback(log)],
-        peft_config=adapter_of(config.lora),
-    )
+    with refusals("TrainingConfig", config.lora):
+        trainer = OperatorTrainer(
+            config.model,
+            episodes,
+            args,
+            rows,
+            processing_class=tokenizer,
+            callbacks=[logging_callback(log)],
+            peft_config=adapter_of(config.lora),
+        )
     trainer.remove_callback(PrinterCallback)  # stdout is for results
     return trainer
 

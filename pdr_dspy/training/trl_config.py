@@ -6,10 +6,15 @@ gradient_accumulation_steps, num_generations, vLLM, FSDP, logging, saving), with
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from math import isfinite
 from typing import Any, Literal, TypeVar, get_args
 
+from transformers.integrations.integration_utils import (
+    get_available_reporting_integrations,
+    get_reporting_integration_callbacks,
+)
 from trl.trainer.grpo_config import GRPOConfig
 
 from pdr_dspy.errors import ConfigError
@@ -57,6 +62,23 @@ def trl_settings(
         raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"TRL refuses the settings of `{owner}`: {error}") from error
+
+
+def report_to(owner: str, loggers: Sequence[str]) -> list[str] | str:
+    """TRL's `report_to` for the log targets of `owner`. Raises ConfigError for one that there is not, or whose package
+    is not installed."""
+    if tuple(loggers) in ((), ("none",), ("all",)):
+        return list(loggers) or "none"
+    try:
+        get_reporting_integration_callbacks(list(loggers))
+    except ValueError as error:
+        raise ConfigError(f"`{owner}(loggers={list(loggers)!r})`: {error}") from error
+    unseen = ("azure_ml", "flyte")  # transformers does not look for the packages of these
+    missing = set(loggers) - {*get_available_reporting_integrations(), *unseen}
+    if missing:
+        name = min(missing)
+        raise ConfigError(f"`{owner}(loggers={list(loggers)!r})`: the package of {name!r} is not installed")
+    return list(loggers)
 
 
 @dataclass
@@ -136,7 +158,7 @@ class OperatorConfig(GRPOConfig):
         return share_of(self.operator_share)
 
     def _check_own(self) -> None:
-        if self.epsilon_high is None or self.epsilon_high <= 0:
+        if self.epsilon_high is None or not isfinite(self.epsilon_high) or self.epsilon_high <= 0:
             raise ConfigError(
                 f"`OperatorConfig(epsilon_high={self.epsilon_high!r})` must be set: it is the largest weight of a "
                 "token's ratio itself, not 1 + epsilon; 5.0 is a good start. TRL's default of 0.2 would scale every "
@@ -149,8 +171,8 @@ class OperatorConfig(GRPOConfig):
         ):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"`OperatorConfig({name}={getattr(self, name)!r})` must be one of {choices}")
-        if self.alpha < 0:
-            raise ConfigError(f"`OperatorConfig(alpha={self.alpha})` must be 0 or more")
+        if not isfinite(self.alpha) or self.alpha < 0:
+            raise ConfigError(f"`OperatorConfig(alpha={self.alpha})` must be a number of 0 or more")
         if not 0 <= self.starts <= 1:
             raise ConfigError(f"`OperatorConfig(starts={self.starts})` must be a share from 0 to 1")
         if self.generate_rows is not None and self.generate_rows < 1:
@@ -202,7 +224,8 @@ def operators_of(groups: int, share: float) -> int:
     exact = groups * share
     if abs(exact - round(exact)) > 1e-9 * max(groups, 1):
         raise ConfigError(
-            f"`OperatorConfig(operator_share={share:g})` of the {groups} groups of a generation batch is {exact:g}, "
-            "not a whole number; change per_device_train_batch_size, steps_per_generation or num_generations"
+            f"`operator_share={share:g}` of the {groups} group{'s' if groups > 1 else ''} of a generation batch is "
+            f"{exact:g}, not a whole number: change `operator_share`, or the number of groups, which is `groups` of "
+            "TrainingConfig (of OperatorConfig: per_device_train_batch_size, steps_per_generation or num_generations)"
         )
     return round(exact)

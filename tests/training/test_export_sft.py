@@ -206,6 +206,18 @@ def test_at_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     ):
         refused = pdr_export("other", "--program", "programs/doubling_for_sft.py", *wrong)
         assert (refused.exit_code, said in refused.output) == (2, True), refused.output
+    Path("lost").mkdir()
+    for name in ("config.json", "rows.jsonl"):
+        Path("lost", name).write_bytes(Path("other", name).read_bytes())
+    kept = Path("out.jsonl").read_text()
+    for program, what, many in (("programs/doubling_for_sft.py", "right", "7 calls"), ("picker.py", "picks", "3 rows")):
+        lost = pdr_export("lost", "--program", program, "--what", what)
+        assert (lost.exit_code, f"lacks the completions of {many}" in lost.output) == (1, True), lost.output
+    assert Path("out.jsonl").read_text() == kept
+    rows = Path("other/rows.jsonl").read_text().splitlines()
+    Path("other/rows.jsonl").write_text(f"{rows[0]}\n")
+    part = pdr_export("other", "--program", "programs/doubling_for_sft.py")
+    assert "2 examples without row" in part.output
     Path("programs/doubling_for_sft.py").rename("doubling_for_sft.py")
     moved = pdr_export("runs/eval-doubling_for_sft-0123abcd")
     assert moved.exit_code == 2

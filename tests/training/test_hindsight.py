@@ -249,6 +249,44 @@ def test_verdicts_are_those_of_the_programs_judge(tmp_path: Path, field: str | N
     # every sibling's text differs; of the answers alone the right ones are equal, and are judged once
     right = {n: n % 4 for n in NUMBERS}
     assert found.counts["verdicts"] == (24 if field is None else sum(4 - max(many - 1, 0) for many in right.values()))
+    assert found.counts["verdicts"] + found.counts["duplicates"] == 24, "every draft is counted"
+
+
+def test_drafts_without_an_answer_give_no_verdict_and_are_counted(tmp_path: Path) -> None:
+    def odd(request: ScriptedRequest) -> str:
+        drafts = "Workspace" not in request.user and "meet the criteria" not in request.user
+        if drafts and request.seed % 4 == 0:
+            raise OSError("reset")
+        return "I do not know" if drafts and request.seed % 4 == 1 else reply(request)
+
+    run(tmp_path, judged(), odd)
+    found = export_verdicts(tmp_path, judged(), QUESTIONS, Secret())
+    assert (found.counts["rows"], found.counts["verdicts"], found.counts["no_answer"]) == (6, 12, 12)
+
+
+def test_examples_without_a_row_are_counted(tmp_path: Path) -> None:
+    with dspy.context(lm=scripted_lm(reply)):
+        evaluate(topk(), QUESTIONS[:4], Secret(), run_dir=tmp_path)
+    for found in (
+        export_picks(tmp_path, topk(), QUESTIONS, Secret()),
+        export_verdicts(tmp_path, judged(), QUESTIONS, Secret()),
+        export(tmp_path, topk(), QUESTIONS, Secret()),
+    ):
+        assert (found.counts["rows"], found.counts["examples_without_row"]) == (4, 2)
+
+
+def test_gold_answers_that_were_corrected_since_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(tmp_path, topk())
+    expected = export_picks(tmp_path, topk(), QUESTIONS, Secret())
+    asked_picks(tmp_path, topk(), QUESTIONS, Secret())
+    assert not caplog.records
+    corrected = [example.copy(answer="GOLD-9") if example.id in ("q1", "q2") else example for example in QUESTIONS]
+    assert export_picks(tmp_path, topk(), corrected, Secret()) == expected
+    (record,) = caplog.records
+    assert "the scores of 2 rows were given with another gold answer" in record.getMessage()
+    assert "run `pdr eval` again" in record.getMessage()
+    asked_picks(tmp_path, topk(), corrected, Secret())
+    assert len(caplog.records) == 2
 
 
 def test_what_another_models_replay_was_shown_is_forgotten(tmp_path: Path) -> None:

@@ -454,6 +454,7 @@ def test_the_long_trace_has_its_own_cap_and_the_drafts_prompt() -> None:
     ("rows", "mode", "settings", "sentence"),
     [
         (12, "operator", {}, "whole operator episodes of 5 trained calls, at least two; .* such as 15"),
+        (12, "operator", {}, r"12 rows \(`rows` of TrainingConfig, `num_generations` of OperatorConfig\)"),
         (5, "operator", {}, "a multiple of 5, at least 10, such as 10"),
         (1, "trace", {}, "a multiple of 1, at least 2, such as 2"),
         (4, "operator", {"train_calls": "drafts"}, "3 trained calls, at least one; .* such as 6"),
@@ -478,6 +479,7 @@ def test_sizes_that_do_not_divide(rows: int, mode: Mode, settings: dict[str, Any
         (pdr(), {"train_calls": "select"}, 'it makes distill calls, see `train_calls="distill"`'),
         (pdr(distiller="topk"), {"train_calls": "distill"}, 'it makes select calls, see `train_calls="select"`'),
         (pdr(distiller="random_k"), {"train_calls": "select"}, "it makes none"),
+        (pdr(distiller="topk", k=1, widths=(1, 1)), {"train_calls": "select"}, r"to pick; .* `widths=\(4, 1\)`"),
         (SR("question -> answer", rounds=2, critique=True), {"train_calls": "select"}, "it makes none"),
         (LongCoT("question -> answer"), {"train_calls": "distill"}, "it makes none"),
         (pdr(temperature=0.7), {"train_calls": "distill"}, r"Schedule\(distill_temperature=None\)"),
