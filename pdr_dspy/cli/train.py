@@ -15,7 +15,7 @@ from pdr_dspy.cli.evaluate import Job
 from pdr_dspy.cli.model_option import Model
 from pdr_dspy.cli.program_files import find, find_task, operator_of, program_file
 from pdr_dspy.cli.run_folders import holds
-from pdr_dspy.errors import ConfigError, StoreError
+from pdr_dspy.errors import ConfigError, DataError, StoreError
 from pdr_dspy.operators.operator import Operator
 
 SHOWN = ("trace/reward", "operator/reward", "trace/length", "operator/length", "loss")
@@ -143,6 +143,7 @@ def export(
             found = export_verdicts.export_verdicts(*asked, teacher=lm)
         else:
             found = export_sft.export(*asked, what="summaries" if what == "summaries" else "right")
+    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in found.counts.items())
     lost = found.counts["not_stored"]
     if lost and not found.samples:
         of = f"{lost} {'row' if seen else 'call'}{'s' * (lost > 1)}"
@@ -150,11 +151,12 @@ def export(
             f"no stored call was found that makes a sample: {run_dir / 'rollouts'} lacks the completions of {of}; "
             f"{out} is not written. Put the rollout store of the evaluation there, or run `pdr eval` again"
         )
+    if not found.samples:
+        raise DataError(f"{run_dir} makes no sample with `--what {what}` ({counts}); {out} is not written")
     export_sft.write(out, found.samples)
     if as_json:
         typer.echo(json.dumps(found.counts))
     else:
-        counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in found.counts.items())
         display.show(f"{out}: {len(found.samples)} samples ({counts})")
 
 

@@ -210,6 +210,13 @@ def test_at_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for name in ("config.json", "rows.jsonl"):
         Path("lost", name).write_bytes(Path("other", name).read_bytes())
     kept = Path("out.jsonl").read_text()
+    run(Path("wrong"), pdr())
+    rows = Path("wrong/rows.jsonl").read_text()
+    Path("wrong/rows.jsonl").write_text(rows.replace('"score":1.0', '"score":0.0'))
+    wrong = pdr_export("wrong", "--program", "programs/doubling_for_sft.py")
+    assert wrong.exit_code == 2
+    assert "makes no sample with `--what right` (" in wrong.output
+    assert "0 right rows" in wrong.output
     for program, what, many in (("programs/doubling_for_sft.py", "right", "7 calls"), ("picker.py", "picks", "3 rows")):
         lost = pdr_export("lost", "--program", program, "--what", what)
         assert (lost.exit_code, f"lacks the completions of {many}" in lost.output) == (1, True), lost.output
