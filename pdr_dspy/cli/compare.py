@@ -31,6 +31,7 @@ from pdr_dspy.evaluation.records import Report
 from pdr_dspy.evaluation.statistics import Paired, paired
 from pdr_dspy.operators.nested import operators_of, replaced
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.schedule import AT_ONCE
 from pdr_dspy.prompts.shapes import is_code, plain_kind
 from pdr_dspy.prompts.values import is_text
 from pdr_dspy.runtime import store_whole
@@ -271,7 +272,7 @@ def _plainly(program: dspy.Module, **shape: Any) -> dspy.Module:
     """The program with a schedule of this shape at each operator, without a check unless the shape names one; an
     operator that lacks that check makes one pass."""
     plain = {"distiller": "last", "critique": False, "final": "refine", "check": None, "keep": False, "stop_at": None}
-    plain |= {"first_wave": None, "next_wave": None}  # they need `stop_at` or `agree`, and a wide round
+    plain |= AT_ONCE  # without `stop_at` and `agree` there are no waves
 
     def changed(_: str, operator: Operator) -> Operator:
         own = shape if shape.get("check") in (None, *operator.checks) else {"widths": (1,)}

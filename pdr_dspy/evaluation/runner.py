@@ -298,24 +298,28 @@ class Runner:
         return tuple(rows)
 
     def gold(self, example: dspy.Example) -> str | None:
-        """The gold answer as one text: the verifier's field; for a user's metric, the fields that the program
-        outputs."""
-        name = getattr(self.verifier, "gold", None)
-        if name is not None:
-            value = example.get(name)
-            return None if value is None else str(value)
-        if isinstance(self.program, Operator):
-            outputs = form_of(self.program.task).outputs
-            return _answer({name: example[name] for name in outputs if name in example}, none=True)
-        if not inputs_marked(example):
-            return None
-        return _answer({name: value for name, value in example.labels().items() if name not in ("id", "source")})
+        """The gold answer as one text, see `gold_of`."""
+        return gold_of(self.program, self.verifier, example)
 
     def outputs(self, prediction: dspy.Prediction) -> dict[str, Any]:
         if isinstance(self.program, Operator):
             return {name: prediction.get(name) for name in form_of(self.program.task).outputs}
         skip = ("ledger", "rounds", "stop", "solution", "reasoning")
         return {name: value for name, value in prediction.items() if name not in skip}
+
+
+def gold_of(program: dspy.Module, verifier: Verifier, example: dspy.Example) -> str | None:
+    """The gold answer as one text: the verifier's field; for a user's metric, the fields that the program outputs."""
+    name = getattr(verifier, "gold", None)
+    if name is not None:
+        value = example.get(name)
+        return None if value is None else str(value)
+    if isinstance(program, Operator):
+        outputs = form_of(program.task).outputs
+        return _answer({name: example[name] for name in outputs if name in example}, none=True)
+    if not inputs_marked(example):
+        return None
+    return _answer({name: value for name, value in example.labels().items() if name not in ("id", "source")})
 
 
 def run_seed(seed: int, repeat: int) -> int:

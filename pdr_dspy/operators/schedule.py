@@ -461,6 +461,8 @@ def until_checked(tokens: int, *, kappa: int) -> Schedule:
     )
 
 
+AT_ONCE: dict[str, Any] = {"first_wave": None, "next_wave": None}
+"""Changes to a schedule after which each round makes all drafts at once: waves need `stop_at` or `agree`, and width."""
 PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"widths": (4, 1), "distiller": "random_k"},
     "balanced": {"widths": (8, 8, 1), "distiller": "random_k"},

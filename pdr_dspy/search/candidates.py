@@ -10,7 +10,7 @@ from typing import Any
 
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.operator import Operator
-from pdr_dspy.operators.schedule import PRESETS, Nominal, Schedule, preset
+from pdr_dspy.operators.schedule import AT_ONCE, PRESETS, Nominal, Schedule, preset
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.search.problem import Problem
 from pdr_dspy.search.proposing import written_instructions
@@ -24,7 +24,6 @@ from pdr_dspy.search.space.spaces import AnySpace, Space
 
 REFLECTION = "reflection"
 """The origin of a candidate with an instruction that a model wrote for its schedule."""
-_AT_ONCE: dict[str, Any] = {"first_wave": None, "next_wave": None}
 logger = logging.getLogger("pdr_dspy.search")
 
 
@@ -97,7 +96,7 @@ def _joint(problem: Problem, schedules: Mapping[str, Sequence[Schedule]]) -> Can
 
 def one_pass(own: Schedule, **changes: Any) -> Schedule:
     """One pass: without critique and waves, for which a single draft leaves no room."""
-    return own.replace(widths=(1,), critique=False, **_AT_ONCE, **changes)
+    return own.replace(widths=(1,), critique=False, **AT_ONCE, **changes)
 
 
 def _on_models(own: Schedule, space: Space) -> list[tuple[str, Schedule]]:
@@ -139,11 +138,11 @@ def families_of(own: Schedule, space: Space) -> list[tuple[str, list[Schedule]]]
     if max(space.rounds) > 1:
         chain = (1,) * min(3, max(space.rounds))
         shape: dict[str, Any] = {"widths": chain, "distiller": "last", "critique": False, "final": "refine"}
-        families.append(("SR", [own.replace(**shape, **_AT_ONCE)]))
+        families.append(("SR", [own.replace(**shape, **AT_ONCE)]))
     for name in PRESETS:
         kept = own.model_dump(exclude={"widths", "distiller", "critique", "k", "final"})
         if own.first_wave is not None and own.first_wave >= max(PRESETS[name]["widths"]):
-            kept |= _AT_ONCE
+            kept |= AT_ONCE
         families.append((name, [preset(name, **kept)]))
     return families
 

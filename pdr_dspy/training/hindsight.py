@@ -23,9 +23,9 @@ import dspy
 
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import ConfigError, DataError, PDRError, StoreError
-from pdr_dspy.evaluation import Runner, ids_of
+from pdr_dspy.evaluation import ids_of
 from pdr_dspy.evaluation.records import Row, read_rows
-from pdr_dspy.evaluation.runner import inputs_of
+from pdr_dspy.evaluation.runner import gold_of, inputs_of
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.workspace import Draft
 from pdr_dspy.prompts.form import label
@@ -174,7 +174,7 @@ class Labels:
         """The indices of the right drafts: by the row's scores, or graded if the row has none."""
         scored = row.rounds[0].drafts if row.rounds else ()
         if len(scored) == len(drafts) and all(draft.score is not None for draft in scored):
-            gold = self._gold(example)
+            gold = gold_of(self.program, self.verifier, example)
             self._outdated += None not in (row.gold, gold) and row.gold != clean(str(gold))
             return {draft.index for draft, known in zip(drafts, scored, strict=True) if (known.score or 0.0) >= RIGHT}
         return {draft.index for draft in drafts if self.is_right(example, draft.outputs)}
@@ -195,20 +195,13 @@ class Labels:
 
     def gold(self, example: dspy.Example) -> str:
         """The gold answer as text. Raises DataError without one."""
-        found = self._gold(example)
+        found = gold_of(self.program, self.verifier, example)
         if found is None or not found.strip():
             raise DataError(
                 f"example {str(example.get('id', example))[:80]!r} has no gold answer that a teacher could read; "
                 "export without a teacher"
             )
         return found
-
-    def _gold(self, example: dspy.Example) -> str | None:
-        runner = Runner(self.program, self.verifier, threads=1)
-        try:
-            return runner.gold(example)
-        finally:
-            runner.close()
 
 
 def operator_of(program: dspy.Module, called: str) -> Operator:
